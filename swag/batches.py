@@ -1,0 +1,60 @@
+"""How a batch of a loader is fed to a model, unless the caller says otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sized
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from swag.errors import InputError
+
+Forward = Callable[[nn.Module, Any], Any]
+
+
+def feed(model: nn.Module, batch: Any) -> Any:
+    """model(x) for a tensor x, for a tuple or list its first element, for a dict model(**batch).
+
+    Tensors are moved to the device of the model's first parameter.
+
+    Raises:
+        InputError: the batch is none of these.
+    """
+    device = device_of(model)
+    if isinstance(batch, Mapping):
+        return model(**{key: _to(value, device) for key, value in batch.items()})
+    x = batch[0] if isinstance(batch, tuple | list) and batch else batch
+    if not isinstance(x, Tensor):
+        raise InputError(
+            f"batch: cannot feed a {type(batch).__name__} whose input is a {type(x).__name__}; pass "
+            "forward=lambda model, batch: model(...) to say how"
+        )
+    return model(_to(x, device))
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device of the model's first parameter or buffer; the CPU for a model with neither."""
+    first: Tensor | None = next(model.parameters(), None)
+    if first is None:
+        first = next(model.buffers(), None)
+    return torch.device("cpu") if first is None else first.device
+
+
+def check_loader(name: str, loader: Any, *, reads: int = 1) -> None:
+    """Raises InputError for what cannot be iterated (as often as `reads` says), or is visibly empty."""
+    if not isinstance(loader, Iterable) or isinstance(loader, Tensor | str | bytes | Mapping):
+        raise InputError(
+            f"{name}: got a {type(loader).__name__}; pass an iterable of batches, such as a DataLoader or [x]"
+        )
+    if isinstance(loader, Sized) and len(loader) == 0:
+        raise InputError(f"{name}: is empty; pass a loader with at least one batch")
+    if reads > 1 and iter(loader) is loader:
+        raise InputError(
+            f"{name}: is an iterator, which can be read once, and {reads} passes are needed; pass a "
+            "DataLoader or a list of batches"
+        )
+
+
+def _to(value: Any, device: torch.device) -> Any:
+    return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value

@@ -1,0 +1,246 @@
+"""Bayesian model averaging: weights drawn from a posterior, each with its own batch-norm statistics."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterable, Sequence, Sized
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from swag.batches import Forward, check_loader, device_of, feed
+from swag.batchnorm import ExactBatchNorm, KeepBatchNorm, batchnorm_modules, refresh_batchnorm_
+from swag.errors import InputError
+from swag.parameters import Layout
+from swag.posterior import Posterior
+from swag.posterior.protocol import check_n_samples
+from swag.predictive import Categorical, Likelihood, Predictive
+from swag.progress import track
+from swag.shadow import Shadow
+
+_log = logging.getLogger(__name__)
+
+
+@final
+class Ensemble:
+    r"""The model average p(y|x) ≈ (1/S) Σ_s p(y|x, θ_s), θ_s ~ posterior.
+
+    Weights are drawn once, at construction, as `posterior.sample(n_samples, generator=…)` with a CPU
+    generator seeded by `seed`, and kept: S·D floats. Batch-norm layers get fresh statistics for every
+    sample. A posterior that is a few points (`PointMass`, a uniform `Mixture` of them, `Empirical`) is
+    predicted once a point where n_samples is a multiple of their number: the average is the same.
+    The work is done in a private copy: the model you pass is never touched.
+
+    Args:
+        model: gives the architecture, and the values of what the posterior does not cover.
+        posterior: anything with `sample`, `mean` and `layout`; meets the model by parameter name.
+        n_samples: S; 30 is usual.
+        bn_loader: training batches for the batch-norm statistics; needed where the model has batch norm.
+        batchnorm: `ExactBatchNorm()` (the default: a full pass for each sample), or `KeepBatchNorm()`.
+        seed: makes the draws reproducible; None takes one from torch's global generator.
+        likelihood: what outputs mean: `Categorical()` (the default), `HeteroscedasticGaussian()`, ….
+        forward: forward(model, batch) → outputs; by default the first element of a tuple, a dict by keyword.
+        keep_members: keep each member's probabilities (classification; default no), or its means and
+            variances (regression; default yes).
+
+    Raises:
+        InputError: n_samples < 1, a posterior for another model, batch norm without `bn_loader`.
+
+    Source: Wilson & Izmailov 2020, arXiv:2002.08791.
+
+    >>> import swag
+    >>> model = nn.Linear(4, 3)
+    >>> posterior = swag.PointMass(swag.Layout.of(model).flatten(model), layout=swag.Layout.of(model))
+    >>> ensemble = Ensemble(model, posterior, n_samples=30, seed=0)
+    >>> ensemble(torch.zeros(2, 4)).probs.shape
+    torch.Size([2, 3])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        posterior: Posterior,
+        n_samples: int = 30,
+        *,
+        bn_loader: Iterable[Any] | None = None,
+        batchnorm: ExactBatchNorm | KeepBatchNorm | None = None,
+        seed: int | None = None,
+        likelihood: Likelihood | None = None,
+        forward: Forward | None = None,
+        keep_members: bool | None = None,
+    ) -> None:
+        check_n_samples(n_samples)
+        layout = _layout_for(model, posterior)
+        policy = batchnorm if batchnorm is not None else ExactBatchNorm()
+        refreshed = _to_refresh(model, policy, bn_loader)
+        self._set_up(Shadow(model, layout), likelihood, forward, keep_members)
+        self._thetas = _draw(posterior, n_samples, seed).to(device_of(self._shadow.module))
+        self._buffers: list[dict[str, Tensor]] = [{} for _ in range(len(self._thetas))]
+        if refreshed:
+            self._refresh(refreshed, bn_loader)
+
+    @classmethod
+    def from_models(
+        cls,
+        models: Sequence[nn.Module],
+        *,
+        likelihood: Likelihood | None = None,
+        forward: Forward | None = None,
+        keep_members: bool | None = None,
+    ) -> Ensemble:
+        """A deep ensemble: each model as it is, with its own buffers; one architecture.
+
+        Raises:
+            InputError: no model, or models of differing architectures.
+        """
+        if len(models) == 0:
+            raise InputError("models: the list is empty; pass at least one model")
+        layout = Layout.of(models[0], select=lambda name, parameter: parameter.is_floating_point())
+        ensemble = cls.__new__(cls)
+        ensemble._set_up(Shadow(models[0], layout), likelihood, forward, keep_members)
+        device = device_of(ensemble._shadow.module)
+        ensemble._thetas = torch.stack([layout.flatten(model).to(device) for model in models])
+        shadows = [Shadow(model, layout).module for model in models]
+        ensemble._buffers = [{name: b.to(device) for name, b in module.named_buffers()} for module in shadows]
+        return ensemble
+
+    def __call__(self, batch: Any) -> Any:
+        """The predictive for one batch: x, or whatever `forward` takes.
+
+        Returns:
+            A `CategoricalPredictive`, or a `GaussianPredictive` for the Gaussian likelihoods.
+        """
+        accumulator = self._likelihood.accumulator(keep_members=self._keep_members)
+        with torch.no_grad():
+            for index in range(self.n_samples):
+                self._load(index)
+                accumulator.update(_outputs((self._forward or feed)(self._shadow.module, batch)))
+        return accumulator.compute()
+
+    def predict(self, loader: Iterable[Any]) -> Any:
+        """The predictive for all the rows of a loader, in its order; the loader is read once.
+
+        Raises:
+            InputError: the loader is empty.
+        """
+        check_loader("loader", loader)
+        total = len(loader) if isinstance(loader, Sized) else None
+        parts: list[Predictive] = [self(batch) for batch in track(loader, "predict", total=total)]
+        if not parts:
+            raise InputError("loader: gave no batch; pass a loader with at least one batch")
+        return type(parts[0]).concatenate(parts)
+
+    @property
+    def n_samples(self) -> int:
+        """S, the members."""
+        return len(self._thetas)
+
+    @property
+    def layout(self) -> Layout:
+        """The parameters that differ between members."""
+        return self._shadow.layout
+
+    @property
+    def thetas(self) -> Tensor:
+        """The members' weights (S, D)."""
+        return self._thetas
+
+    def member(self, index: int) -> nn.Module:
+        """A copy of member `index` as an ordinary model in eval mode, with its batch-norm statistics."""
+        if not 0 <= index < self.n_samples:
+            raise InputError(f"index: got {index}, the ensemble has members 0 to {self.n_samples - 1}")
+        self._load(index)
+        return copy.deepcopy(self._shadow.module)
+
+    def _set_up(
+        self,
+        shadow: Shadow,
+        likelihood: Likelihood | None,
+        forward: Forward | None,
+        keep_members: bool | None,
+    ) -> None:
+        self._shadow = shadow
+        self._likelihood: Likelihood = likelihood if likelihood is not None else Categorical()
+        self._forward = forward
+        self._keep_members = keep_members
+
+    def _load(self, index: int) -> None:
+        self._shadow.load_(self._thetas[index])
+        for name, value in self._buffers[index].items():
+            owner, _, leaf = name.rpartition(".")
+            self._shadow.module.get_submodule(owner)._buffers[leaf] = value
+
+    def _refresh(self, refreshed: set[str], bn_loader: Iterable[Any] | None) -> None:
+        assert bn_loader is not None
+        check_loader("bn_loader", bn_loader, reads=self.n_samples)
+        module = self._shadow.module
+        frozen = set(batchnorm_modules(module)) - refreshed
+        for index in track(range(self.n_samples), "batch norm"):
+            self._load(index)
+            refresh_batchnorm_(module, bn_loader, forward=self._forward, frozen=frozen)
+            self._buffers[index] = {
+                f"{name}.{leaf}": buffer.clone()
+                for name in refreshed
+                for leaf, buffer in module.get_submodule(name).named_buffers(recurse=False)
+            }
+
+    def __repr__(self) -> str:
+        return f"Ensemble({self.n_samples} members, D={self.layout.size:,})"
+
+
+def _layout_for(model: nn.Module, posterior: Posterior) -> Layout:
+    if posterior.layout is not None:
+        return posterior.layout
+    layout = Layout.of(model)
+    if layout.size != posterior.mean.numel():
+        raise InputError(
+            f"posterior: has D={posterior.mean.numel()} and no layout, the model's trainable parameters are "
+            f"D={layout.size}; give the posterior the layout it was collected with"
+        )
+    return layout
+
+
+def _to_refresh(
+    model: nn.Module, policy: ExactBatchNorm | KeepBatchNorm, bn_loader: Iterable[Any] | None
+) -> set[str]:
+    if isinstance(policy, KeepBatchNorm):
+        return set()
+    if not isinstance(policy, ExactBatchNorm):
+        raise InputError(f"batchnorm: got {policy!r}; pass swag.ExactBatchNorm() or swag.KeepBatchNorm()")
+    layers = batchnorm_modules(model, policy.frozen)
+    if layers and bn_loader is None:
+        raise InputError(
+            f"bn_loader: the model has {len(layers)} batch-norm layer(s) ('{next(iter(layers))}', …), whose "
+            "statistics do not fit drawn weights; pass bn_loader=train_loader, or "
+            "batchnorm=swag.KeepBatchNorm() where they were frozen in training"
+        )
+    return set(layers)
+
+
+def _draw(posterior: Posterior, n_samples: int, seed: int | None) -> Tensor:
+    atoms: Tensor | None = getattr(posterior, "atoms", None)
+    if atoms is not None and n_samples % len(atoms) == 0:
+        if len(atoms) < n_samples:
+            _log.info(
+                "%r is %d point(s): each is predicted once instead of %d times",
+                posterior,
+                len(atoms),
+                n_samples,
+            )
+        return atoms
+    return posterior.sample(
+        n_samples, generator=None if seed is None else torch.Generator().manual_seed(seed)
+    )
+
+
+def _outputs(result: Any) -> Tensor:
+    if isinstance(result, Tensor):
+        return result
+    if isinstance(getattr(result, "logits", None), Tensor):  # the output objects of transformers
+        return result.logits
+    raise InputError(
+        f"model: its forward returned a {type(result).__name__}, not a tensor; pass "
+        "forward=lambda model, batch: ... that returns the outputs"
+    )

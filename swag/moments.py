@@ -1,0 +1,59 @@
+"""Moment kernels: pure functions on flat tensors, shifted by the first snapshot.
+
+With x_i = θ_i − θ₁ (the shift keeps float32 exact where weights move little beside their size) and the
+running mean m_n of the x_i, Welford's update is
+
+    δ   = x_n − m_{n−1}
+    m_n = m_{n−1} + δ/n
+    r_n = δ·(n−1)/n              (= θ_n − θ̄_n, the deviation after including θ_n)
+    M_n = M_{n−1} + r_n²·n/(n−1) (= M_{n−1} + δ·r_n)
+
+so that θ̄ = θ₁ + m_n and Σ_diag = M_n/n. Source: Welford (1962); Chan, Golub, LeVeque (1983) for the shift.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# 2¹⁸ float32 values are 1 MiB: three such buffers stay in a core's second-level cache.
+CHUNK = 1 << 18
+
+
+def accumulate_(
+    x: Tensor, origin: Tensor, offset_mean: Tensor, sq_dev: Tensor, deviation: Tensor, n: int
+) -> None:
+    """One Welford step on a contiguous piece of θ, everything in place, nothing allocated.
+
+    Args:
+        x: (m,) the new values θ_n, any floating dtype.
+        origin: (m,) θ₁.
+        offset_mean: (m,) m_{n−1} on entry, m_n on return.
+        sq_dev: (m,) M_{n−1} on entry, M_n on return.
+        deviation: (m,) overwritten with r_n; of the statistics dtype.
+        n: snapshots including this one, at least 2.
+    """
+    torch.sub(x, origin, out=deviation)
+    deviation.sub_(offset_mean)
+    offset_mean.add_(deviation, alpha=1.0 / n)
+    deviation.mul_((n - 1) / n)
+    sq_dev.addcmul_(deviation, deviation, value=n / (n - 1))
+
+
+def first_non_finite(tensors: list[Tensor]) -> int | None:
+    """The index of the first tensor that holds a NaN or an infinity, or None.
+
+    One L2 norm a tensor without temporaries; a norm that is not finite is confirmed exactly, since the
+    squares of finite values can overflow.
+    """
+    filled = [(index, tensor.detach()) for index, tensor in enumerate(tensors) if tensor.numel()]
+    if not filled:
+        return None
+    device = filled[0][1].device
+    norms = torch._foreach_norm([tensor for _, tensor in filled])
+    suspicious = ~torch.stack([norm.to(device, torch.float32) for norm in norms]).isfinite()
+    if suspicious.any():
+        for (index, tensor), suspect in zip(filled, suspicious.tolist(), strict=True):
+            if suspect and not tensor.isfinite().all():
+                return index
+    return None

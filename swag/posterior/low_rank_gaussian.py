@@ -1,0 +1,206 @@
+"""The SWAG posterior: a Gaussian whose covariance is a diagonal plus a low-rank part."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import final
+
+import torch
+from torch import Tensor
+
+from swag.errors import InputError
+from swag.noise import generator_for, take_seed
+from swag.parameters import Layout
+from swag.posterior.protocol import (
+    check_dense,
+    check_layout,
+    check_n_samples,
+    check_scale,
+    check_vector,
+    place,
+)
+
+# θ is read in pieces of this many weights when densities are computed in float64.
+_CHUNK = 1 << 18
+
+
+@final
+class LowRankGaussian:
+    r"""N(mean, diag(cov_diag) + cov_factor cov_factorᵀ) over θ (D,).
+
+    A sample is θ = mean + √cov_diag ⊙ z₁ + cov_factor z₂ with z₁ ~ N(0, I_D) and ONE z₂ ~ N(0, I_K) for
+    the whole vector, which is what makes layers move together [Maddox et al. 2019, eq. 1]. `scale` and
+    1/√(K−1) are already inside `cov_diag` and `cov_factor`.
+
+    Args:
+        mean: (D,).
+        cov_diag: (D,), ≥ 0.
+        cov_factor: (D, K); K may be 0.
+        layout: the parameters θ belongs to.
+
+    Raises:
+        InputError: shapes that do not fit, values that are not finite, a negative `cov_diag`.
+
+    >>> posterior = LowRankGaussian(torch.zeros(2), torch.ones(2), torch.tensor([[1.0], [1.0]]))
+    >>> posterior.covariance_matrix().tolist()
+    [[2.0, 1.0], [1.0, 2.0]]
+    """
+
+    def __init__(
+        self, mean: Tensor, cov_diag: Tensor, cov_factor: Tensor, *, layout: Layout | None = None
+    ) -> None:
+        check_vector("mean", mean)
+        size = mean.numel()
+        check_vector("cov_diag", cov_diag, size)
+        if cov_factor.ndim != 2 or cov_factor.shape[0] != size:
+            raise InputError(f"cov_factor: got shape {tuple(cov_factor.shape)}, expected (D={size}, K)")
+        check_layout(layout, size)
+        for name, value in (("mean", mean), ("cov_diag", cov_diag), ("cov_factor", cov_factor)):
+            finite = value.isfinite()
+            if not finite.all():
+                where = place(layout, int((~finite).nonzero()[0, 0]))
+                raise InputError(f"{name}: not finite at {where}; check the snapshots it comes from")
+        if (cov_diag < 0).any():
+            where = place(layout, int((cov_diag < 0).nonzero()[0, 0]))
+            raise InputError(f"cov_diag: negative at {where}; a variance is ≥ 0")
+        self.mean = mean
+        self.cov_diag = cov_diag
+        self.layout = layout
+        # cov_factor = row_scale · rowsᵀ: rows (K, D) as collected, so that bfloat16 rows stay as they are.
+        self.rows: Tensor = cov_factor.T
+        self.row_scale: float = 1.0
+
+    @classmethod
+    def from_moments(
+        cls, mean: Tensor, variance: Tensor, deviations: Tensor, *, scale: float, layout: Layout | None = None
+    ) -> LowRankGaussian:
+        """N(mean, scale·(diag(variance) + D̂D̂ᵀ/(k−1))) with D̂ᵀ = deviations (k, D), k = 0 or at least 2."""
+        check_scale(scale)
+        k = deviations.shape[0]
+        if k == 1:
+            raise InputError(
+                "deviations: one row has no covariance (it would divide by k−1 = 0); pass two or more"
+            )
+        row_scale = math.sqrt(scale / (k - 1)) if k else 1.0
+        return cls.from_rows(mean, scale * variance, deviations, row_scale=row_scale, layout=layout)
+
+    @classmethod
+    def from_rows(
+        cls, mean: Tensor, cov_diag: Tensor, rows: Tensor, *, row_scale: float, layout: Layout | None = None
+    ) -> LowRankGaussian:
+        """The Gaussian with cov_factor = row_scale·rowsᵀ, rows (K, D) kept as they are (also bfloat16)."""
+        if not 0 <= row_scale < float("inf"):
+            raise InputError(f"row_scale: got {row_scale!r}; pass a finite number ≥ 0")
+        posterior = cls(mean, cov_diag, rows.T, layout=layout)
+        posterior.row_scale = row_scale
+        return posterior
+
+    @property
+    def rank(self) -> int:
+        """K, the columns of `cov_factor`."""
+        return self.rows.shape[0]
+
+    @property
+    def cov_factor(self) -> Tensor:
+        """F (D, K) with F Fᵀ the low-rank part of the covariance; in the mean's dtype."""
+        return self.rows.T.to(self.mean.dtype) * self.row_scale
+
+    @property
+    def variance(self) -> Tensor:
+        """The marginal variances (D,): cov_diag + Σ_k cov_factor²."""
+        total = self.cov_diag.clone()
+        for row in self.rows:
+            total += (row.to(total.dtype) * self.row_scale).square_()
+        return total
+
+    def covariance_matrix(self) -> Tensor:
+        """The dense covariance (D, D), for small D."""
+        check_dense(self.mean.numel())
+        factor = self.cov_factor
+        return torch.diag(self.cov_diag) + factor @ factor.T
+
+    def sample(self, n_samples: int = 1, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draws (n_samples, D), in the mean's dtype and on its device.
+
+        Args:
+            n_samples: at least 1.
+            generator: gives one seed; None takes it from torch's global generator.
+        """
+        check_n_samples(n_samples)
+        stream = generator_for(take_seed(generator), self.mean.device)
+        theta = torch.empty(n_samples, self.mean.numel(), dtype=self.mean.dtype, device=self.mean.device)
+        std = self.cov_diag.sqrt()
+        for row in theta:
+            z2 = torch.empty(self.rank, dtype=theta.dtype, device=theta.device).normal_(generator=stream)
+            row.normal_(generator=stream).mul_(std).add_(self.mean)
+            if self.rank:
+                row.add_(z2.to(self.rows.dtype) @ self.rows, alpha=self.row_scale)
+        return theta
+
+    def log_prob(self, theta: Tensor) -> Tensor:
+        """log N(θ; mean, covariance) in nats, float64, by the Woodbury identity in O(D K²).
+
+        Args:
+            theta: (D,) or (S, D).
+
+        Returns:
+            A scalar or (S,).
+
+        Raises:
+            InputError: a variance in `cov_diag` is zero (the parameter is named): the density does not exist.
+        """
+        if theta.ndim not in (1, 2) or theta.shape[-1] != self.mean.numel():
+            raise InputError(
+                f"theta: got shape {tuple(theta.shape)}, expected (D={self.mean.numel()},) or (S, D)"
+            )
+        log_det, cholesky = self._log_det_and_capacitance("log_prob")
+        rows_theta = theta.reshape(-1, theta.shape[-1])
+        quadratic = torch.zeros(len(rows_theta), dtype=torch.float64, device=theta.device)
+        projected = torch.zeros(len(rows_theta), self.rank, dtype=torch.float64, device=theta.device)
+        for piece, diag, rows in self._pieces():
+            residual = rows_theta[:, piece].double() - self.mean[piece].double()
+            whitened = residual / diag
+            quadratic += (residual * whitened).sum(1)
+            projected += whitened @ rows.T
+        if self.rank:
+            solved = torch.linalg.solve_triangular(cholesky, projected.T, upper=False)
+            quadratic -= solved.square().sum(0)
+        log_prob = -0.5 * (self.mean.numel() * math.log(2 * math.pi) + log_det + quadratic)
+        return log_prob.reshape(theta.shape[:-1])
+
+    def entropy(self) -> Tensor:
+        """½·log det(2πe·covariance) in nats, a float64 scalar, by the matrix-determinant lemma.
+
+        Raises:
+            InputError: a variance in `cov_diag` is zero (the parameter is named).
+        """
+        log_det, _ = self._log_det_and_capacitance("entropy")
+        return 0.5 * (self.mean.numel() * (1 + math.log(2 * math.pi)) + log_det)
+
+    def _log_det_and_capacitance(self, what: str) -> tuple[Tensor, Tensor]:
+        """log det(covariance), and the Cholesky factor of I_K + Fᵀ diag(cov_diag)⁻¹ F."""
+        zero = self.cov_diag == 0
+        if zero.any():
+            raise InputError(
+                f"{what}: the variance of {place(self.layout, int(zero.nonzero()[0, 0]))} is zero "
+                f"({int(zero.sum()):,} of {zero.numel():,} weights never moved, or scale is 0), so there is "
+                "no density; leave such parameters out with select= (sampling works all the same)"
+            )
+        device = self.mean.device
+        log_det = torch.zeros((), dtype=torch.float64, device=device)
+        capacitance = torch.eye(self.rank, dtype=torch.float64, device=device)
+        for _, diag, rows in self._pieces():
+            log_det += diag.log().sum()
+            capacitance += (rows / diag) @ rows.T
+        cholesky = torch.linalg.cholesky(capacitance)
+        return log_det + 2 * cholesky.diagonal().log().sum(), cholesky
+
+    def _pieces(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """θ's pieces with cov_diag and the columns of cov_factorᵀ there, in float64."""
+        for start in range(0, self.mean.numel(), _CHUNK):
+            at = slice(start, start + _CHUNK)
+            yield at, self.cov_diag[at].double(), self.rows[:, at].double() * self.row_scale
+
+    def __repr__(self) -> str:
+        return f"LowRankGaussian(D={self.mean.numel():,}, rank={self.rank})"

@@ -1,0 +1,156 @@
+"""A mixture of posteriors: MultiSWA, MultiSWAG, deep ensembles."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import final
+
+import torch
+from torch import Tensor
+
+from swag.errors import InputError
+from swag.noise import balanced_uniform, balanced_weighted, split_seeds, take_seed
+from swag.parameters import Layout
+from swag.posterior.protocol import Posterior, check_dense, check_n_samples
+
+_WEIGHT_TOLERANCE = 1e-6
+
+
+@final
+class Mixture:
+    r"""Σ_m w_m p_m(θ) [MultiSWAG: Wilson & Izmailov 2020, arXiv:2002.08791].
+
+    Components are assigned by a seeded low-discrepancy sequence, so every prefix of the samples is
+    balanced: with uniform weights each block of M samples holds every component once. A mixture of point
+    masses with uniform weights is a deep ensemble (or MultiSWA).
+
+    Args:
+        posteriors: M ≥ 1 posteriors of one layout.
+        weights: (M,) ≥ 0 with sum 1; None for uniform.
+
+    Raises:
+        InputError: no posterior, differing layouts, weights that are negative or do not sum to 1.
+
+    >>> from swag.posterior import PointMass
+    >>> mixture = Mixture([PointMass(torch.zeros(1)), PointMass(torch.ones(1))])
+    >>> mixture.mean.item(), mixture.variance.item()
+    (0.5, 0.25)
+    """
+
+    def __init__(
+        self, posteriors: Sequence[Posterior], weights: Sequence[float] | Tensor | None = None
+    ) -> None:
+        if len(posteriors) == 0:
+            raise InputError("posteriors: the list is empty; pass at least one posterior")
+        self.posteriors: tuple[Posterior, ...] = tuple(posteriors)
+        first = self.posteriors[0]
+        for index, posterior in enumerate(self.posteriors[1:], start=1):
+            _check_same(first, posterior, index)
+        self.layout: Layout | None = first.layout
+        self.weights = _checked_weights(weights, len(self.posteriors))
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all the components weigh the same."""
+        return bool((self.weights == self.weights[0]).all())
+
+    @property
+    def atoms(self) -> Tensor | None:
+        """The points of equal mass (A, D) where the mixture is such; None otherwise."""
+        parts = [getattr(posterior, "atoms", None) for posterior in self.posteriors]
+        known = [part for part in parts if part is not None]
+        if len(known) < len(parts) or len({len(part) for part in known}) != 1 or not self.is_uniform:
+            return None
+        return torch.cat(known)
+
+    @property
+    def mean(self) -> Tensor:
+        """Σ w_m μ_m (D,)."""
+        return sum((w * p.mean for w, p in self._weighted()), torch.zeros_like(self.posteriors[0].mean))
+
+    @property
+    def variance(self) -> Tensor:
+        """The marginal variances (D,) by the law of total variance: Σ w_m (v_m + (μ_m − μ)²)."""
+        mean = self.mean
+        parts = (w * (p.variance + (p.mean - mean).square()) for w, p in self._weighted())  # type: ignore[attr-defined]
+        return sum(parts, torch.zeros_like(mean))
+
+    def covariance_matrix(self) -> Tensor:
+        """Σ w_m (C_m + (μ_m − μ)(μ_m − μ)ᵀ) (D, D), for small D."""
+        mean = self.mean
+        check_dense(mean.numel())
+        total = mean.new_zeros(mean.numel(), mean.numel())
+        for w, p in self._weighted():
+            shift = p.mean - mean
+            total += w * (p.covariance_matrix() + torch.outer(shift, shift))  # type: ignore[attr-defined]
+        return total
+
+    def components(self, n_samples: int, *, seed: int) -> Tensor:
+        """Which component each of n samples comes from (n_samples,), for a seed as `sample` takes it."""
+        if self.is_uniform:
+            return balanced_uniform(n_samples, len(self.posteriors), seed)
+        return balanced_weighted(n_samples, self.weights, seed)
+
+    def sample(self, n_samples: int = 1, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draws (n_samples, D); the first m of n do not depend on n."""
+        check_n_samples(n_samples)
+        seed, *own = split_seeds(take_seed(generator), 1 + len(self.posteriors))
+        chosen = self.components(n_samples, seed=seed)
+        first = self.posteriors[0].mean
+        theta = torch.empty(n_samples, first.numel(), dtype=first.dtype, device=first.device)
+        for m, posterior in enumerate(self.posteriors):
+            at = (chosen == m).nonzero().flatten()
+            if len(at):
+                drawn = posterior.sample(len(at), generator=torch.Generator().manual_seed(own[m]))
+                theta[at.to(theta.device)] = drawn
+        return theta
+
+    def log_prob(self, theta: Tensor) -> Tensor:
+        """log Σ w_m p_m(θ) in nats by log-sum-exp; θ (D,) or (S, D).
+
+        Raises:
+            InputError: a component has no density.
+        """
+        terms = []
+        for weight, posterior in zip(self.weights.tolist(), self.posteriors, strict=True):
+            if weight == 0:
+                continue
+            if not hasattr(posterior, "log_prob"):
+                raise InputError(f"log_prob: the component {posterior!r} has no density; only Gaussians have")
+            log_prob = posterior.log_prob(theta)
+            terms.append(log_prob + torch.tensor(weight, dtype=torch.float64).log().to(log_prob.device))
+        return torch.stack(terms).logsumexp(0)
+
+    def _weighted(self) -> list[tuple[float, Posterior]]:
+        return list(zip(self.weights.tolist(), self.posteriors, strict=True))
+
+    def __repr__(self) -> str:
+        return f"Mixture({len(self.posteriors)} components, D={self.posteriors[0].mean.numel():,})"
+
+
+def _check_same(first: Posterior, other: Posterior, index: int) -> None:
+    if first.mean.shape != other.mean.shape:
+        raise InputError(
+            f"posteriors: number {index} has D={other.mean.numel()}, number 0 has D={first.mean.numel()}; "
+            "a mixture's components share one architecture"
+        )
+    if first.layout is not None and other.layout is not None:
+        difference = first.layout.first_difference(other.layout)
+        if difference is not None:
+            raise InputError(f"posteriors: numbers 0 and {index} belong to different models ({difference})")
+
+
+def _checked_weights(weights: Sequence[float] | Tensor | None, n: int) -> Tensor:
+    if weights is None:
+        return torch.full((n,), 1.0 / n, dtype=torch.float64)
+    checked = torch.as_tensor(weights, dtype=torch.float64).detach().cpu()
+    if checked.shape != (n,):
+        raise InputError(
+            f"weights: got shape {tuple(checked.shape)} for {n} posteriors; pass one weight each"
+        )
+    if not (checked >= 0).all() or abs(float(checked.sum()) - 1) > _WEIGHT_TOLERANCE:
+        raise InputError(
+            f"weights: got {checked.tolist()} with sum {float(checked.sum()):.6g}; they must be ≥ 0 and "
+            "sum to 1"
+        )
+    return checked / checked.sum()

@@ -1,0 +1,53 @@
+"""All mass on one weight vector: the SWA solution, or any trained model."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor
+
+from swag.parameters import Layout
+from swag.posterior.protocol import check_dense, check_layout, check_n_samples, check_vector
+
+
+@final
+class PointMass:
+    """δ(θ − mean): every sample is the mean itself.
+
+    Args:
+        mean: (D,) weights.
+        layout: the parameters they belong to.
+
+    >>> PointMass(torch.tensor([1.0, 2.0])).sample(2).tolist()
+    [[1.0, 2.0], [1.0, 2.0]]
+    """
+
+    def __init__(self, mean: Tensor, *, layout: Layout | None = None) -> None:
+        check_vector("mean", mean)
+        check_layout(layout, mean.numel())
+        self.mean = mean
+        self.layout = layout
+
+    @property
+    def atoms(self) -> Tensor:
+        """The one point (1, D)."""
+        return self.mean[None]
+
+    @property
+    def variance(self) -> Tensor:
+        """Zeros (D,)."""
+        return torch.zeros_like(self.mean)
+
+    def covariance_matrix(self) -> Tensor:
+        """Zeros (D, D), for small D."""
+        check_dense(self.mean.numel())
+        return self.mean.new_zeros(self.mean.numel(), self.mean.numel())
+
+    def sample(self, n_samples: int = 1, *, generator: torch.Generator | None = None) -> Tensor:
+        """n_samples copies of the mean (n_samples, D); `generator` is not used."""
+        check_n_samples(n_samples)
+        return self.mean.repeat(n_samples, 1)
+
+    def __repr__(self) -> str:
+        return f"PointMass(D={self.mean.numel():,})"

@@ -1,0 +1,73 @@
+"""What every posterior offers, and the checks they share."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from swag.errors import InputError
+from swag.parameters import Layout
+
+# A dense (D, D) float64 matrix of this side is 0.8 GB: beyond it, asking for one is a mistake.
+_DENSE_LIMIT = 10_000
+
+
+@runtime_checkable
+class Posterior(Protocol):
+    """A distribution over θ (D,) that can be sampled.
+
+    `sample(n, generator=g)` takes one number from g (torch's global generator where it is None); the
+    first m of n samples drawn with one seed are the same whatever n is.
+    """
+
+    @property
+    def layout(self) -> Layout | None:
+        """Which parameters θ is made of; None for a posterior that belongs to no model."""
+
+    @property
+    def mean(self) -> Tensor:
+        """E[θ] (D,)."""
+
+    def sample(self, n_samples: int = 1, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draws (n_samples, D)."""
+
+
+def check_n_samples(n_samples: int) -> None:
+    if isinstance(n_samples, bool) or not isinstance(n_samples, int) or n_samples < 1:
+        raise InputError(f"n_samples: got {n_samples!r}; pass an integer of at least 1")
+
+
+def check_scale(scale: float) -> None:
+    if not 0 <= scale < float("inf"):
+        raise InputError(f"scale: got {scale!r}; it multiplies the covariance: pass a finite number ≥ 0")
+
+
+def check_vector(name: str, value: Tensor, size: int | None = None) -> None:
+    """A finite floating-point vector, of D = size entries where that is given."""
+    if not isinstance(value, Tensor) or value.ndim != 1 or not value.is_floating_point():
+        came = (
+            f"shape {tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+        )
+        raise InputError(f"{name}: got {came}; pass a floating-point tensor of shape (D,)")
+    if size is not None and value.numel() != size:
+        raise InputError(f"{name}: has {value.numel()} entries, expected D={size}")
+
+
+def check_layout(layout: Layout | None, size: int) -> None:
+    if layout is not None and layout.size != size:
+        raise InputError(f"layout: describes D={layout.size} weights, the posterior has D={size}")
+
+
+def check_dense(size: int) -> None:
+    if size > _DENSE_LIMIT:
+        raise InputError(
+            f"covariance_matrix: D={size:,} would take {8 * size * size / 1e9:.0f} GB; use variance (D,), or "
+            f"select fewer than {_DENSE_LIMIT:,} parameters"
+        )
+
+
+def place(layout: Layout | None, index: int) -> str:
+    """θ[index] in words: the parameter's name where the layout is known."""
+    return f"parameter '{layout.name_at(index)}'" if layout is not None else f"theta[{index}]"

@@ -1,0 +1,148 @@
+"""What a caller hands in, checked and turned into float64 arrays on the CPU. The only file that knows predictives."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from swag.errors import InputError, StateError
+from swag.metrics.inputs import as_labels, as_tensor, as_vector
+from swag.metrics.sweep import check_probs
+
+Array = npt.NDArray[np.float64]
+Labels = npt.NDArray[np.intp]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ClassProbabilities:
+    """A classifier's output for N rows.
+
+    Attributes:
+        probs: (N, C).
+        log_probs: (N, C), from the predictive where it has them (exact where `probs` underflow).
+        scores: Out-of-distribution scores by name, (N,) each, higher = more out-of-distribution.
+        n_samples: Members averaged, or None where it is not known.
+    """
+
+    probs: Array
+    log_probs: Array
+    scores: Mapping[str, Array]
+    n_samples: int | None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GaussianOutput:
+    """A regressor's output for N rows; the exact-mixture parts are None where members were not kept.
+
+    Attributes:
+        mean: (N,).
+        variance: (N,).
+        aleatoric: (N,) or None.
+        log_prob: (N,) exact log-density at the targets, or None.
+        cdf: (N,) exact distribution function at the targets, or None.
+        source: The predictive itself, for `quantile`.
+        n_samples: Members averaged, or None.
+    """
+
+    mean: Array
+    variance: Array
+    aleatoric: Array | None
+    log_prob: Array | None
+    cdf: Array | None
+    source: Any
+    n_samples: int | None
+
+
+def check_methods(predictions: Any, name: str = "predictions") -> dict[str, Any]:
+    """The mapping from method to predictions, non-empty and with usable names."""
+    if not isinstance(predictions, Mapping):
+        raise InputError(
+            f'{name}: got {type(predictions).__name__}; pass a dict such as {{"SGD": predictive, "SWAG": predictive}}'
+        )
+    if not predictions:
+        raise InputError(f"{name}: the dict is empty; pass at least one method")
+    for key in predictions:
+        if not isinstance(key, str) or not key.strip():
+            raise InputError(f"{name}: {key!r} is not a method's name; use non-empty strings as keys")
+    return dict(predictions)
+
+
+def is_regression(output: Any) -> bool:
+    """Whether an output is a Gaussian predictive (it has `mean` and `variance`)."""
+    return all(hasattr(output, part) for part in ("mean", "variance")) and not hasattr(output, "shape")
+
+
+def class_labels(labels: Any, n_rows: int, n_classes: int) -> Labels:
+    """Labels (N,) as integers in [0, C)."""
+    tensor = as_labels(labels, n_rows, n_classes, torch.device("cpu"))
+    return tensor.numpy().astype(np.intp)
+
+
+def class_probabilities(output: Any, name: str) -> ClassProbabilities:
+    """Checks one classifier's output: probabilities (N, C) or a predictive that has them."""
+    probs = check_probs(getattr(output, "probs", output), name).cpu().double().numpy()
+    if probs.shape[1] < 2:
+        raise InputError(f"{name} has shape {probs.shape}; give both classes: torch.stack([1 - p, p], dim=1)")
+    given = getattr(output, "log_probs", None)
+    with np.errstate(divide="ignore"):
+        log_probs = np.log(probs) if given is None else as_tensor(name, given).cpu().double().numpy()
+    n_samples = getattr(output, "n_samples", None)
+    scores = {"max_prob": 1.0 - probs.max(axis=1), "entropy": entropy(probs)}
+    if n_samples != 1 and getattr(output, "mutual_information", None) is not None:
+        scores["mutual_information"] = _column(output.mutual_information, len(probs), f"{name}.mutual_information")
+    if getattr(output, "energy", None) is not None:
+        scores["energy"] = _column(output.energy, len(probs), f"{name}.energy")
+    if getattr(output, "max_logit", None) is not None:
+        scores["max_logit"] = -_column(output.max_logit, len(probs), f"{name}.max_logit")
+    return ClassProbabilities(probs, log_probs, scores, n_samples)
+
+
+def gaussian_output(output: Any, y: Array, name: str) -> GaussianOutput:
+    """Checks one regressor's output against the targets (N,)."""
+    variance = _column(output.variance, len(y), f"{name}.variance")
+    if not (variance > 0).all():
+        row = int((variance <= 0).argmax())
+        raise InputError(f"{name}.variance row {row} is {variance[row]:.4g}; variances are > 0")
+    aleatoric = getattr(output, "aleatoric", None)
+    return GaussianOutput(
+        _column(output.mean, len(y), f"{name}.mean"),
+        variance,
+        None if aleatoric is None else _column(aleatoric, len(y), f"{name}.aleatoric"),
+        _exact(output, "log_prob", y, name),
+        _exact(output, "cdf", y, name),
+        output,
+        getattr(output, "n_samples", None),
+    )
+
+
+def targets(labels: Any) -> Array:
+    """Regression targets (N,), finite."""
+    return as_vector("labels", labels).cpu().numpy()
+
+
+def entropy(probs: Array) -> Array:
+    """H[p] in nats, (N, C) → (N,), with 0 log 0 = 0."""
+    from scipy.special import entr
+
+    return np.asarray(entr(probs).sum(axis=1))
+
+
+def _column(value: Any, n_rows: int, name: str) -> Array:
+    column = as_vector(name, value).cpu().numpy()
+    if len(column) != n_rows:
+        raise InputError(f"{name} has {len(column)} rows, but there are {n_rows}; give the same rows")
+    return column
+
+
+def _exact(output: Any, method: str, y: Array, name: str) -> Array | None:
+    function = getattr(output, method, None)
+    if function is None:
+        return None
+    like = as_tensor(f"{name}.mean", output.mean)
+    try:
+        return _column(function(torch.as_tensor(y, dtype=like.dtype, device=like.device)), len(y), f"{name}.{method}")
+    except StateError:  # the members were not kept
+        return None
