@@ -8,24 +8,23 @@ Collect once, read out many ways, average anything that samples, score everythin
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from swag.batchnorm import ExactBatchNorm, KeepBatchNorm, refresh_batchnorm_
-from swag.collector import Collector
-from swag.ensemble import Ensemble
-from swag.errors import FileError, InputError, StateError, SwagError
-from swag.files import load, save
-from swag.parameters import Layout
-from swag.posterior import Empirical, LowRankGaussian, Mixture, PointMass, Posterior
-from swag.predictive import (
-    Categorical,
-    CategoricalPredictive,
-    GaussianPredictive,
-    HeteroscedasticGaussian,
-    HomoscedasticGaussian,
-    Predictive,
-)
-
 if TYPE_CHECKING:
     from swag import calibrators, metrics
+    from swag.batchnorm import ExactBatchNorm, KeepBatchNorm, refresh_batchnorm_
+    from swag.collector import Collector
+    from swag.ensemble import Ensemble
+    from swag.errors import FileError, InputError, StateError, SwagError
+    from swag.files import load, save
+    from swag.parameters import Layout
+    from swag.posterior import Empirical, LowRankGaussian, Mixture, PointMass, Posterior
+    from swag.predictive import (
+        Categorical,
+        CategoricalPredictive,
+        GaussianPredictive,
+        HeteroscedasticGaussian,
+        HomoscedasticGaussian,
+        Predictive,
+    )
     from swag.report import Report
 
 __version__ = "0.1.0"
@@ -59,11 +58,38 @@ __all__ = [
     "save",
 ]
 
+# Where each public name lives. It is loaded when first used: those who only collect need no plotting, and
+# `swag --help` needs no torch.
+_HOMES = {
+    "swag.batchnorm": ("ExactBatchNorm", "KeepBatchNorm", "refresh_batchnorm_"),
+    "swag.collector": ("Collector",),
+    "swag.ensemble": ("Ensemble",),
+    "swag.errors": ("FileError", "InputError", "StateError", "SwagError"),
+    "swag.files": ("load", "save"),
+    "swag.parameters": ("Layout",),
+    "swag.posterior": ("Empirical", "LowRankGaussian", "Mixture", "PointMass", "Posterior"),
+    "swag.predictive": (
+        "Categorical",
+        "CategoricalPredictive",
+        "GaussianPredictive",
+        "HeteroscedasticGaussian",
+        "HomoscedasticGaussian",
+        "Predictive",
+    ),
+    "swag.report": ("Report",),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+_MODULES = ("calibrators", "metrics")
+
 
 def __getattr__(name: str) -> Any:
-    # Scoring is loaded when first used, which keeps `import swag` quick for those who only collect.
-    if name in ("calibrators", "metrics"):
+    if name in _MODULES:
         return import_module(f"swag.{name}")
-    if name == "Report":
-        return import_module("swag.report").Report
+    if name in _HOME:
+        value = globals()[name] = getattr(import_module(_HOME[name]), name)
+        return value
     raise AttributeError(f"module 'swag' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

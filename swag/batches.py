@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sized
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -47,13 +47,21 @@ def check_loader(name: str, loader: Any, *, reads: int = 1) -> None:
         raise InputError(
             f"{name}: got a {type(loader).__name__}; pass an iterable of batches, such as a DataLoader or [x]"
         )
-    if isinstance(loader, Sized) and len(loader) == 0:
+    if length(loader) == 0:
         raise InputError(f"{name}: is empty; pass a loader with at least one batch")
     if reads > 1 and iter(loader) is loader:
         raise InputError(
             f"{name}: is an iterator, which can be read once, and {reads} passes are needed; pass a "
             "DataLoader or a list of batches"
         )
+
+
+def length(loader: Any) -> int | None:
+    """The number of batches, where the loader knows it (over a stream, a DataLoader's `len` raises)."""
+    try:
+        return len(loader)
+    except (TypeError, NotImplementedError):
+        return None
 
 
 def _to(value: Any, device: torch.device) -> Any:

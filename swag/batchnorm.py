@@ -46,8 +46,10 @@ def batchnorm_modules(model: nn.Module, frozen: Iterable[str] = ()) -> dict[str,
     layer counts as frozen.
 
     Raises:
-        InputError: `frozen` names something that is no batch-norm layer.
+        InputError: `frozen` is a string, or names something that is no batch-norm layer.
     """
+    if isinstance(frozen, str):
+        raise InputError(f"frozen: got the string {frozen!r}; pass a list of names, as in [{frozen!r}]")
     check_initialised(model)
     model = unwrap(model)
     found = {clean_name(name): m for name, m in model.named_modules() if isinstance(m, _BatchNorm)}
@@ -99,7 +101,9 @@ def refresh_batchnorm_(
     pools = {name: _Pool(layer) for name, layer in layers.items()}
     saved = {name: _statistics(layer) for name, layer in layers.items()}
     run, n_batches = forward or feed, 0
-    hooks = [layer.register_forward_pre_hook(pools[name].hook) for name, layer in layers.items()]
+    hooks = [
+        layer.register_forward_pre_hook(pools[name].hook, with_kwargs=True) for name, layer in layers.items()
+    ]
     try:
         with eval_mode(model), torch.no_grad():
             for batch in loader:
@@ -138,12 +142,15 @@ class _Pool:
         self.mean = torch.zeros(layer.num_features, dtype=torch.float64, device=layer.running_mean.device)  # type: ignore[union-attr]
         self.sq_dev = torch.zeros_like(self.mean)
 
-    def hook(self, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def hook(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Takes a batch's statistics in, and sets them on the layer, which then normalises by them."""
+        x: Tensor = args[0] if args else kwargs["input"]
+        if x.numel() == 0:
+            return
         assert (
             isinstance(layer, _BatchNorm) and layer.running_mean is not None and layer.running_var is not None
         )
-        mean, variance, rows = batch_statistics(inputs[0])
+        mean, variance, rows = batch_statistics(x)
         self.add(mean, variance, rows)
         layer.running_mean.copy_(mean)
         layer.running_var.copy_(variance)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
 from swag import moments
+from swag.collector_state import STATE_VERSION, checked_state
 from swag.errors import InputError, StateError
 from swag.parameters import Layout, Select
 from swag.posterior import LowRankGaussian, PointMass
+from swag.staging import Staging
 
-_STATE_VERSION = 1
 _ROW_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -46,12 +47,10 @@ class Collector:
     >>> model = nn.Linear(3, 1)
     >>> collector = Collector(model, rank=2)
     >>> for _ in range(5):
-    ...     with torch.no_grad():
-    ...         model.weight.add_(0.1)
-    ...     collector.collect(model)  # doctest: +ELLIPSIS
-    Parameter...
+    ...     _ = nn.init.normal_(model.weight)
+    ...     collector.collect(model)
     >>> collector
-    Collector(1 snapshot..., D=4)
+    Collector(5 snapshots, rank=2, D=4)
     """
 
     def __init__(
@@ -99,7 +98,7 @@ class Collector:
         self._sq_dev: Tensor
         self._ring: Tensor  # (K, D); snapshot i (from 0) lies in row i mod K
         self._scratch: Tensor
-        self._chunks = _chunks(self.layout)
+        self._staging = Staging(layout, self.device)
 
     @property
     def n_collected(self) -> int:
@@ -138,22 +137,21 @@ class Collector:
                 statistics are then unchanged.
         """
         tensors = [tensor.detach() for tensor in self.layout.tensors(model)]
-        bad = moments.first_non_finite(tensors)
-        if bad is not None:
+        self._staging.fresh()
+        if not moments.all_finite(x for _, _, x in self._staging.pieces(tensors)):
+            bad = moments.first_non_finite(tensors)
+            name = self.layout.names[bad] if bad is not None else "(it changed meanwhile)"
             raise InputError(
-                f"model: parameter '{self.layout.names[bad]}' holds NaN or infinite values; nothing was "
-                f"collected (still {self._n} snapshots): lower the learning rate or skip this step"
+                f"model: parameter '{name}' holds NaN or infinite values; nothing was collected (still "
+                f"{self._n} snapshots): lower the learning rate or skip this step"
             )
         if self._origin is None:
             self._allocate()
         assert self._origin is not None
         n = self._n + 1
-        for start, stop, pieces in self._chunks:
-            x = self._gather(tensors, start, stop, pieces)
+        for start, stop, x in self._staging.pieces(tensors):
             if n == 1:
                 self._origin[start:stop].copy_(x)
-                if self.rank:
-                    self._ring[0, start:stop].zero_()
                 continue
             row = self._ring[(n - 1) % self.rank, start:stop] if self.rank else None
             straight = row is not None and row.dtype == self._origin.dtype
@@ -168,6 +166,8 @@ class Collector:
             )
             if row is not None and not straight:
                 row.copy_(deviation)
+        if n == 1 and self.rank:
+            self._ring[0].zero_()
         self._n = n
 
     def swa(self) -> PointMass:
@@ -213,7 +213,7 @@ class Collector:
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain data, safe for `torch.load(weights_only=True)`; resumes bit for bit."""
         state: dict[str, Any] = {
-            "version": _STATE_VERSION,
+            "version": STATE_VERSION,
             "layout": self.layout.to_list(),
             "rank": self.rank,
             "deviation_dtype": str(self.deviation_dtype).removeprefix("torch."),
@@ -232,7 +232,7 @@ class Collector:
         Raises:
             InputError: another layout, rank, row dtype or version, or a tensor of the wrong shape.
         """
-        n, tensors = _checked_state(self, state)
+        n, tensors = checked_state(state, self.layout, self.rank, self.deviation_dtype)
         if n == 0:
             self._n, self._origin = 0, None
             return
@@ -245,30 +245,18 @@ class Collector:
             self._ring[i % self.rank].copy_(row)
         self._n = n
 
+    @torch.inference_mode(False)  # tensors made in inference mode could not be updated outside of it
     def _allocate(self) -> None:
         dtype, size = self.layout.statistics_dtype, self.layout.size
         origin = torch.empty(size, dtype=dtype, device=self.device)
         self._offset_mean = torch.zeros_like(origin)
         self._sq_dev = torch.zeros_like(origin)
         self._ring = torch.empty(self.rank, size, dtype=self.deviation_dtype, device=self.device)
-        widest = max((stop - start for start, stop, _ in self._chunks), default=0)
-        self._scratch = torch.empty(widest, dtype=dtype, device=self.device)
-        self._gathered = torch.empty(widest, dtype=dtype, device=self.device)
+        needs_scratch = self.rank == 0 or self.deviation_dtype != dtype
+        self._scratch = torch.empty(
+            self._staging.widest if needs_scratch else 0, dtype=dtype, device=self.device
+        )
         self._origin = origin
-
-    def _gather(
-        self, tensors: list[Tensor], start: int, stop: int, pieces: list[tuple[int, int, int]]
-    ) -> Tensor:
-        """θ[start:stop] as one flat tensor on the statistics' device: a view where one piece is all of it."""
-        index, low, high = pieces[0]
-        if len(pieces) == 1 and tensors[index].is_contiguous() and tensors[index].device == self.device:
-            return tensors[index].view(-1)[low:high]
-        flat = self._gathered[: stop - start]
-        at = 0
-        for index, low, high in pieces:
-            flat[at : at + high - low].copy_(tensors[index].reshape(-1)[low:high])
-            at += high - low
-        return flat
 
     def _require(self, n: int, what: str) -> None:
         if self._n < n:
@@ -280,61 +268,3 @@ class Collector:
     def __repr__(self) -> str:
         plural = "" if self._n == 1 else "s"
         return f"Collector({self._n} snapshot{plural}, rank={self.rank}, D={self.layout.size:,})"
-
-
-def _chunks(layout: Layout) -> list[tuple[int, int, list[tuple[int, int, int]]]]:
-    """θ cut into pieces of at most CHUNK: (start, stop, [(tensor's index, its low, its high), …]).
-
-    Small tensors share a chunk, large ones are cut, so that each step works inside the cache.
-    """
-    chunks: list[tuple[int, int, list[tuple[int, int, int]]]] = []
-    start = 0
-    pieces: list[tuple[int, int, int]] = []
-    for index, low, high in _cuts(layout):
-        filled = sum(b - a for _, a, b in pieces)
-        if pieces and filled + high - low > moments.CHUNK:
-            chunks.append((start, start + filled, pieces))
-            start, pieces = start + filled, []
-        pieces.append((index, low, high))
-    chunks.append((start, layout.size, pieces))
-    return chunks
-
-
-def _cuts(layout: Layout) -> Iterator[tuple[int, int, int]]:
-    for index, entry in enumerate(layout.entries):
-        length = entry.stop - entry.start
-        for low in range(0, length, moments.CHUNK):
-            yield index, low, min(low + moments.CHUNK, length)
-
-
-def _checked_state(collector: Collector, state: Mapping[str, Any]) -> tuple[int, dict[str, Tensor]]:
-    if state.get("version") != _STATE_VERSION:
-        raise InputError(
-            f"state: version {state.get('version')!r} is unknown, this library reads {_STATE_VERSION}; "
-            "pass what Collector.state_dict() returned"
-        )
-    difference = collector.layout.first_difference(Layout.from_list(state["layout"]))
-    if difference is not None:
-        raise InputError(
-            f"state: belongs to another model ({difference}); build the collector from the same one"
-        )
-    row_dtype = str(collector.deviation_dtype).removeprefix("torch.")
-    if (state["rank"], state["deviation_dtype"]) != (collector.rank, row_dtype):
-        raise InputError(
-            f"state: has rank {state['rank']} with {state['deviation_dtype']} rows, this collector has rank "
-            f"{collector.rank} with {row_dtype}; build the collector with the same settings"
-        )
-    n, size = int(state["n_collected"]), collector.layout.size
-    if n == 0:
-        return 0, {}
-    shapes = {"origin": (size,), "offset_mean": (size,), "sq_dev": (size,)}
-    shapes["deviations"] = (min(n, collector.rank), size)  # type: ignore[assignment]
-    for key, shape in shapes.items():
-        if not isinstance(state.get(key), Tensor) or tuple(state[key].shape) != shape:
-            came = (
-                tuple(state[key].shape)
-                if isinstance(state.get(key), Tensor)
-                else type(state.get(key)).__name__
-            )
-            raise InputError(f"state: '{key}' should be a tensor of shape {shape}, got {came}")
-    return n, {key: state[key] for key in shapes}

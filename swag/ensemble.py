@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Iterable, Sequence
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
-from swag.batches import Forward, check_loader, device_of, feed
+from swag.batches import Forward, check_loader, device_of, feed, length
 from swag.batchnorm import ExactBatchNorm, KeepBatchNorm, batchnorm_modules, refresh_batchnorm_
 from swag.errors import InputError
-from swag.parameters import Layout
+from swag.parameters import Layout, clean_name
 from swag.posterior import Posterior
 from swag.posterior.protocol import check_n_samples
 from swag.predictive import Categorical, Likelihood, Predictive
@@ -46,7 +46,8 @@ class Ensemble:
             variances (regression; default yes).
 
     Raises:
-        InputError: n_samples < 1, a posterior for another model, batch norm without `bn_loader`.
+        InputError: n_samples < 1, a posterior for another model or something that cannot be sampled, batch
+            norm without `bn_loader`.
 
     Source: Wilson & Izmailov 2020, arXiv:2002.08791.
 
@@ -97,13 +98,18 @@ class Ensemble:
         """
         if len(models) == 0:
             raise InputError("models: the list is empty; pass at least one model")
-        layout = Layout.of(models[0], select=lambda name, parameter: parameter.is_floating_point())
+        layout = Layout.of(models[0], select=_floating_point)
+        for index, model in enumerate(models):
+            _check_architecture(layout, model, index)
         ensemble = cls.__new__(cls)
         ensemble._set_up(Shadow(models[0], layout), likelihood, forward, keep_members)
         device = device_of(ensemble._shadow.module)
         ensemble._thetas = torch.stack([layout.flatten(model).to(device) for model in models])
         shadows = [Shadow(model, layout).module for model in models]
-        ensemble._buffers = [{name: b.to(device) for name, b in module.named_buffers()} for module in shadows]
+        ensemble._buffers = [
+            {clean_name(name): b.to(device) for name, b in module.named_buffers(remove_duplicate=False)}
+            for module in shadows
+        ]
         return ensemble
 
     def __call__(self, batch: Any) -> Any:
@@ -126,8 +132,8 @@ class Ensemble:
             InputError: the loader is empty.
         """
         check_loader("loader", loader)
-        total = len(loader) if isinstance(loader, Sized) else None
-        parts: list[Predictive] = [self(batch) for batch in track(loader, "predict", total=total)]
+        batches = track(loader, "predict", total=length(loader))
+        parts: list[Predictive] = [self(batch) for batch in batches]
         if not parts:
             raise InputError("loader: gave no batch; pass a loader with at least one batch")
         return type(parts[0]).concatenate(parts)
@@ -162,6 +168,10 @@ class Ensemble:
         keep_members: bool | None,
     ) -> None:
         self._shadow = shadow
+        # By clean name; of a compiled module and the module inside it, the inner one, which owns the buffers.
+        self._modules = {
+            clean_name(name): module for name, module in shadow.module.named_modules(remove_duplicate=False)
+        }
         self._likelihood: Likelihood = likelihood if likelihood is not None else Categorical()
         self._forward = forward
         self._keep_members = keep_members
@@ -170,7 +180,7 @@ class Ensemble:
         self._shadow.load_(self._thetas[index])
         for name, value in self._buffers[index].items():
             owner, _, leaf = name.rpartition(".")
-            self._shadow.module.get_submodule(owner)._buffers[leaf] = value
+            self._modules[owner]._buffers[leaf] = value
 
     def _refresh(self, refreshed: set[str], bn_loader: Iterable[Any] | None) -> None:
         assert bn_loader is not None
@@ -183,7 +193,7 @@ class Ensemble:
             self._buffers[index] = {
                 f"{name}.{leaf}": buffer.clone()
                 for name in refreshed
-                for leaf, buffer in module.get_submodule(name).named_buffers(recurse=False)
+                for leaf, buffer in self._modules[name].named_buffers(recurse=False)
             }
 
     def __repr__(self) -> str:
@@ -191,6 +201,11 @@ class Ensemble:
 
 
 def _layout_for(model: nn.Module, posterior: Posterior) -> Layout:
+    if not callable(getattr(posterior, "sample", None)):
+        raise InputError(
+            f"posterior: a {type(posterior).__name__} cannot be sampled; pass a posterior, such as "
+            "collector.swag() or collector.swa()"
+        )
     if posterior.layout is not None:
         return posterior.layout
     layout = Layout.of(model)
@@ -200,6 +215,24 @@ def _layout_for(model: nn.Module, posterior: Posterior) -> Layout:
             f"D={layout.size}; give the posterior the layout it was collected with"
         )
     return layout
+
+
+def _floating_point(name: str, parameter: nn.Parameter) -> bool:
+    return parameter.is_floating_point()
+
+
+def _check_architecture(layout: Layout, model: nn.Module, index: int) -> None:
+    """Raises InputError where the model lacks parameters of the layout, or has others besides."""
+    try:
+        layout.tensors(model)
+    except InputError as error:
+        raise InputError(f"models: number {index} does not fit number 0 ({error})") from error
+    more = [name for name in Layout.of(model, select=_floating_point).names if name not in layout.names]
+    if more:
+        raise InputError(
+            f"models: number {index} has the parameter '{more[0]}', which number 0 lacks; pass models of one "
+            "architecture"
+        )
 
 
 def _to_refresh(
@@ -229,7 +262,7 @@ def _draw(posterior: Posterior, n_samples: int, seed: int | None) -> Tensor:
                 len(atoms),
                 n_samples,
             )
-        return atoms
+        return atoms.clone()  # what the caller does to the posterior's tensors later changes no prediction
     return posterior.sample(
         n_samples, generator=None if seed is None else torch.Generator().manual_seed(seed)
     )

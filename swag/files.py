@@ -23,7 +23,7 @@ from torch import Tensor
 
 from swag.atomic import replacing
 from swag.collector import Collector
-from swag.errors import FileError, InputError, SwagError
+from swag.errors import FileError, InputError
 from swag.parameters import Layout
 from swag.posterior import Empirical, LowRankGaussian, Mixture, PointMass, Posterior
 
@@ -56,7 +56,12 @@ def save(path: str | os.PathLike[str], obj: Posterior | Collector) -> None:
         shared = any(alone.data_ptr() == other.data_ptr() for other in owned.values() if other.numel())
         owned[name] = alone if whole and not shared else alone.clone()
     with replacing(path) as temporary:
-        save_file(owned, temporary, metadata={"swag": json.dumps(document, sort_keys=True)})
+        try:
+            save_file(owned, temporary, metadata={"swag": json.dumps(document, sort_keys=True)})
+        except SafetensorError as error:  # a full disk, too
+            raise FileError(
+                f"{path}: could not be written ({error}); the old file, if any, is unchanged"
+            ) from error
 
 
 def load(path: str | os.PathLike[str], *, device: torch.device | str = "cpu") -> Any:
@@ -86,7 +91,7 @@ def load(path: str | os.PathLike[str], *, device: torch.device | str = "cpu") ->
         raise FileError(f"{path}: not a whole safetensors file ({error}); copy or write it again") from error
     try:
         return _unpack(header, tensors)
-    except (SwagError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise FileError(f"{path}: its header and tensors do not fit together ({error!r})") from error
 
 

@@ -13,11 +13,10 @@ so that θ̄ = θ₁ + m_n and Σ_diag = M_n/n. Source: Welford (1962); Chan, Go
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
-
-# 2¹⁸ float32 values are 1 MiB: three such buffers stay in a core's second-level cache.
-CHUNK = 1 << 18
 
 
 def accumulate_(
@@ -40,20 +39,21 @@ def accumulate_(
     sq_dev.addcmul_(deviation, deviation, value=n / (n - 1))
 
 
-def first_non_finite(tensors: list[Tensor]) -> int | None:
-    """The index of the first tensor that holds a NaN or an infinity, or None.
+def all_finite(pieces: Iterable[Tensor]) -> bool:
+    """Whether no value is NaN or infinite, with one sum a piece and no temporaries.
 
-    One L2 norm a tensor without temporaries; a norm that is not finite is confirmed exactly, since the
-    squares of finite values can overflow.
+    A sum that is not finite is confirmed exactly, since finite values can add up to an overflow.
     """
-    filled = [(index, tensor.detach()) for index, tensor in enumerate(tensors) if tensor.numel()]
-    if not filled:
-        return None
-    device = filled[0][1].device
-    norms = torch._foreach_norm([tensor for _, tensor in filled])
-    suspicious = ~torch.stack([norm.to(device, torch.float32) for norm in norms]).isfinite()
-    if suspicious.any():
-        for (index, tensor), suspect in zip(filled, suspicious.tolist(), strict=True):
-            if suspect and not tensor.isfinite().all():
-                return index
+    for piece in pieces:
+        total = piece.sum(dtype=torch.float64 if piece.dtype == torch.float64 else torch.float32)
+        if not bool(total.isfinite()) and not bool(piece.isfinite().all()):
+            return False
+    return True
+
+
+def first_non_finite(tensors: list[Tensor]) -> int | None:
+    """The index of the first tensor that holds a NaN or an infinity, or None; exact, one tensor at a time."""
+    for index, tensor in enumerate(tensors):
+        if not bool(tensor.isfinite().all()):
+            return index
     return None

@@ -8,17 +8,15 @@ once at their first name, unselected ones left out. Wrappers (DDP, DataParallel,
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import Any, final
+from typing import Any, cast, final
 
 import torch
 from torch import Tensor, nn
 
 from swag.errors import InputError
-
-Select = Callable[[str, nn.Parameter], bool] | Sequence[str] | None
+from swag.selection import Select, selector
 
 _WRAPPERS = (nn.parallel.DistributedDataParallel, nn.DataParallel, torch.optim.swa_utils.AveragedModel)
 _COMPILED = "_orig_mod"
@@ -26,6 +24,8 @@ _COMPILED = "_orig_mod"
 
 def unwrap(model: nn.Module) -> nn.Module:
     """The module inside DDP, DataParallel, AveragedModel and `torch.compile` wrappers."""
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model: got a {type(model).__name__}; pass a torch.nn.Module")
     while True:
         if isinstance(model, _WRAPPERS):
             model = model.module
@@ -52,6 +52,12 @@ def check_initialised(model: nn.Module) -> None:
         if nn.parameter.is_lazy(parameter):
             raise InputError(
                 f"model: parameter '{name}' belongs to a lazy module that has no shape yet; "
+                "run one forward pass before using the model here"
+            )
+    for name, buffer in unwrap(model).named_buffers():
+        if nn.parameter.is_lazy(buffer):
+            raise InputError(
+                f"model: buffer '{clean_name(name)}' belongs to a lazy module that has no shape yet; "
                 "run one forward pass before using the model here"
             )
 
@@ -90,6 +96,8 @@ class Layout:
             start = stop
         self.entries: tuple[Entry, ...] = tuple(entries)
         self.size: int = start
+        self._places = [(e.name.rpartition(".")[0], e.name.rpartition(".")[2]) for e in entries]
+        self._shapes = [entry.shape for entry in entries]
         if len(set(self.names)) != len(entries):
             raise InputError("layout: a parameter name occurs twice; names must be unique")
 
@@ -108,7 +116,7 @@ class Layout:
         """
         check_initialised(model)
         pairs = list(named_parameters(model))
-        wanted = _selector(select, pairs)
+        wanted = selector(select, pairs)
         chosen = [(name, parameter) for name, parameter in pairs if wanted(name, parameter)]
         if not chosen:
             raise InputError(
@@ -143,6 +151,9 @@ class Layout:
         Raises:
             InputError: a name is missing or a shape differs; says which, and what the model has.
         """
+        found_fast = self._walk(unwrap(model)) if isinstance(model, nn.Module) else None
+        if found_fast is not None:
+            return found_fast
         check_initialised(model)
         found = dict(named_parameters(model, aliases=True))
         missing = [entry.name for entry in self.entries if entry.name not in found]
@@ -159,6 +170,23 @@ class Layout:
                 )
         return [found[entry.name] for entry in self.entries]
 
+    def _walk(self, model: nn.Module) -> list[nn.Parameter] | None:
+        """The same straight along the names, one look-up a module; None where anything is unusual."""
+        found: list[nn.Parameter] = []
+        modules: dict[str, nn.Module] = {"": model}
+        try:
+            for owner, leaf in self._places:
+                if owner not in modules:
+                    module = model
+                    for part in owner.split("."):
+                        module = cast(nn.Module, module._modules[part])
+                    modules[owner] = module
+                found.append(cast(nn.Parameter, modules[owner]._parameters[leaf]))
+            fits = [tuple(parameter.shape) for parameter in found] == self._shapes
+        except (KeyError, AttributeError, RuntimeError):  # a wrapper in between, a lazy module, …
+            return None
+        return found if fits else None
+
     def flatten(self, model: nn.Module, *, dtype: torch.dtype | None = None) -> Tensor:
         """θ (D,): a copy of the model's parameters, in `dtype` or the statistics dtype."""
         tensors = self.tensors(model)
@@ -172,7 +200,7 @@ class Layout:
         """Views of θ (D,) or of (S, D) by name, shaped as the parameters (with S in front)."""
         self.check_theta(theta)
         lead = theta.shape[:-1]
-        return {e.name: theta[..., e.start : e.stop].reshape(*lead, *e.shape) for e in self.entries}
+        return {e.name: theta[..., e.start : e.stop].reshape((*lead, *e.shape)) for e in self.entries}
 
     def write_(self, model: nn.Module, theta: Tensor) -> None:
         """Copies θ (D,) into the model's parameters, in place, cast to each parameter's dtype."""
@@ -229,24 +257,3 @@ def _dtype(name: str) -> torch.dtype:
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise ValueError(f"{name!r} is no floating-point dtype")
     return dtype
-
-
-def _selector(select: Select, pairs: list[tuple[str, nn.Parameter]]) -> Callable[[str, nn.Parameter], bool]:
-    if select is None:
-        return lambda name, parameter: parameter.requires_grad
-    if callable(select):
-        return select
-    if isinstance(select, str):
-        raise InputError(f"select: got the string {select!r}; pass a list of patterns, as in [{select!r}]")
-    patterns = list(select)
-    for pattern in patterns:
-        if not any(_matches(name, pattern) for name, _ in pairs):
-            raise InputError(
-                f"select: the pattern {pattern!r} matches none of the parameters "
-                f"({', '.join(name for name, _ in pairs[:4])}, …)"
-            )
-    return lambda name, parameter: any(_matches(name, pattern) for pattern in patterns)
-
-
-def _matches(name: str, pattern: str) -> bool:
-    return name == pattern or name.startswith(pattern + ".") or fnmatchcase(name, pattern)

@@ -6,7 +6,8 @@ The user's model is read once and never touched again, so an ensemble can predic
 from __future__ import annotations
 
 import copy
-from typing import final
+from collections.abc import Iterator
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -45,11 +46,21 @@ def _copy(model: nn.Module) -> nn.Module:
     # Parameters are cloned by hand so that gradients are not copied along.
     for _, parameter in named_parameters(model):
         memo[id(parameter)] = nn.Parameter(parameter.detach().clone(), requires_grad=False)
-    # Tensors that hang on modules with a history (as torch.nn.utils.weight_norm leaves behind after a
-    # forward pass) refuse to be deep-copied; their values are recomputed at each forward anyway.
+    # Tensors that hang on modules with a history (as torch.nn.utils.weight_norm, or a module that keeps its
+    # last features, leaves behind after a forward pass) refuse to be deep-copied.
     for module in model.modules():
-        for value in vars(module).values():
-            if isinstance(value, Tensor) and not value.is_leaf:
-                memo[id(value)] = value.detach().clone()
+        for tensor in _tensors_in(vars(module), set()):
+            if not tensor.is_leaf:
+                memo[id(tensor)] = tensor.detach().clone()
     with torch.no_grad():
         return copy.deepcopy(model, memo)
+
+
+def _tensors_in(value: Any, seen: set[int]) -> Iterator[Tensor]:
+    """The tensors in a value and, where it is a dict, list or tuple, in what it holds."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict | list | tuple) and id(value) not in seen:
+        seen.add(id(value))
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _tensors_in(item, seen)

@@ -405,7 +405,7 @@ def test_an_unknown_command_is_refused(tmp_path: Path) -> None:
 
 def test_an_old_python_gets_a_sentence() -> None:
     source = SCRIPT.read_text()
-    ast.parse(source, feature_version=(3, 8))  # an older Python can read it far enough to say so
+    ast.parse(source, feature_version=(3, 7))  # an older Python can read it far enough to say so
     body = f"import runpy, sys; sys.version_info = (3, 9, 1); runpy.run_path({str(SCRIPT)!r})"
     done = subprocess.run([sys.executable, "-c", body], capture_output=True, text=True)
     assert done.returncode == 1

@@ -13,7 +13,7 @@ import torch
 from swag.errors import InputError
 from swag.metrics.binning import BinSums, ReliabilityCurve
 from swag.metrics.inputs import as_count
-from swag.metrics.sweep import sweep
+from swag.metrics.sweep import Need, sweep
 
 
 @dataclass(frozen=True)
@@ -87,15 +87,15 @@ class StreamingClassification:
             InputError: shapes, dtypes or labels are wrong, or a row is not a distribution.
         """
         piece = StreamingClassification(self.n_bins)
-        for chunk in sweep(probs, labels):
-            piece._bins.add(chunk.confidence, chunk.correct)
-            total = chunk.nll.sum(dtype=torch.float64).cpu()
-            if math.isinf(total):
-                possible = chunk.p_true > 0
+        for rows in sweep(probs, labels, Need.TOP | Need.SQUARES):
+            piece._bins.add(rows.confidence, rows.correct)
+            piece._brier_sum += rows.brier.sum().cpu()
+            nll = rows.nll.sum(dtype=torch.float64).cpu()
+            if math.isinf(nll):
+                possible = rows.p_true > 0
                 piece._n_impossible += int((~possible).sum())
-                total = chunk.nll[possible].sum(dtype=torch.float64).cpu()
-            piece._nll_sum += total
-            piece._brier_sum += chunk.brier.sum().cpu()
+                nll = rows.nll[possible].sum(dtype=torch.float64).cpu()
+            piece._nll_sum += nll
         self.merge(piece)
 
     def merge(self, other: "StreamingClassification") -> None:

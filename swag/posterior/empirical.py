@@ -10,7 +10,7 @@ from torch import Tensor
 from swag.errors import InputError
 from swag.noise import balanced_uniform, take_seed
 from swag.parameters import Layout
-from swag.posterior.protocol import check_dense, check_layout, check_n_samples
+from swag.posterior.protocol import check_dense, check_layout, check_n_samples, check_tensor
 
 
 @final
@@ -29,11 +29,9 @@ class Empirical:
     """
 
     def __init__(self, samples: Tensor, layout: Layout | None = None) -> None:
-        if samples.ndim != 2 or len(samples) == 0 or not samples.is_floating_point():
-            raise InputError(
-                f"samples: got shape {tuple(samples.shape)} {samples.dtype}; pass a floating-point tensor "
-                "(S, D), S ≥ 1"
-            )
+        check_tensor("samples", samples, "(S, D)")
+        if len(samples) == 0:
+            raise InputError("samples: the tensor has no rows; pass at least one, S ≥ 1")
         if not samples.isfinite().all():
             row = int((~samples.isfinite()).nonzero()[0, 0])
             raise InputError(f"samples: row {row} holds NaN or infinite values; leave it out")

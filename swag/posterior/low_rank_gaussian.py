@@ -10,19 +10,26 @@ import torch
 from torch import Tensor
 
 from swag.errors import InputError
-from swag.noise import generator_for, take_seed
+from swag.noise import NormalSource, key_for, take_seed
 from swag.parameters import Layout
 from swag.posterior.protocol import (
     check_dense,
+    check_finite,
     check_layout,
     check_n_samples,
     check_scale,
+    check_tensor,
     check_vector,
     place,
 )
 
 # θ is read in pieces of this many weights when densities are computed in float64.
 _CHUNK = 1 << 18
+# Samples are drawn in pieces of this many weights, which stay in a core's cache, and groups of this many.
+_DRAW_CHUNK = 1 << 16
+_GROUP = 4
+# A sample's two streams of noise: z₁, a number for each weight, and z₂, K numbers for all of them.
+_DIAGONAL, _SHARED = 0, 1
 
 
 @final
@@ -53,14 +60,12 @@ class LowRankGaussian:
         check_vector("mean", mean)
         size = mean.numel()
         check_vector("cov_diag", cov_diag, size)
-        if cov_factor.ndim != 2 or cov_factor.shape[0] != size:
+        check_tensor("cov_factor", cov_factor, "(D, K)")
+        if cov_factor.shape[0] != size:
             raise InputError(f"cov_factor: got shape {tuple(cov_factor.shape)}, expected (D={size}, K)")
         check_layout(layout, size)
         for name, value in (("mean", mean), ("cov_diag", cov_diag), ("cov_factor", cov_factor)):
-            finite = value.isfinite()
-            if not finite.all():
-                where = place(layout, int((~finite).nonzero()[0, 0]))
-                raise InputError(f"{name}: not finite at {where}; check the snapshots it comes from")
+            check_finite(name, value, layout)
         if (cov_diag < 0).any():
             where = place(layout, int((cov_diag < 0).nonzero()[0, 0]))
             raise InputError(f"cov_diag: negative at {where}; a variance is ≥ 0")
@@ -128,14 +133,31 @@ class LowRankGaussian:
             generator: gives one seed; None takes it from torch's global generator.
         """
         check_n_samples(n_samples)
-        stream = generator_for(take_seed(generator), self.mean.device)
-        theta = torch.empty(n_samples, self.mean.numel(), dtype=self.mean.dtype, device=self.mean.device)
-        std = self.cov_diag.sqrt()
-        for row in theta:
-            z2 = torch.empty(self.rank, dtype=theta.dtype, device=theta.device).normal_(generator=stream)
-            row.normal_(generator=stream).mul_(std).add_(self.mean)
-            if self.rank:
-                row.add_(z2.to(self.rows.dtype) @ self.rows, alpha=self.row_scale)
+        seed, size, dtype, device = take_seed(generator), self.mean.numel(), self.mean.dtype, self.mean.device
+        source = NormalSource(device)
+        # Groups are padded to _GROUP: a matrix product rounds by its shape, and a sample must not depend on
+        # how many are drawn with it.
+        n_padded = -(-n_samples // _GROUP) * _GROUP
+        z2 = torch.zeros(n_padded, self.rank, dtype=dtype, device=device)
+        for index in range(n_samples):
+            source.fill_(z2[index], key=key_for(seed, index, _SHARED))
+        z2 *= self.row_scale
+        theta = torch.empty(n_samples, size, dtype=dtype, device=device)
+        noise = torch.empty(_DRAW_CHUNK, dtype=dtype, device=device)
+        moved = torch.empty(_GROUP * _DRAW_CHUNK, dtype=dtype, device=device)
+        for start in range(0, size, _DRAW_CHUNK):
+            at = slice(start, min(start + _DRAW_CHUNK, size))
+            length = at.stop - at.start
+            std, rows = self.cov_diag[at].sqrt(), self.rows[:, at].to(dtype)
+            for index in range(n_samples):
+                if self.rank and index % _GROUP == 0:
+                    together = moved[: _GROUP * length].view(_GROUP, length)
+                    torch.mm(z2[index : index + _GROUP], rows, out=together)
+                piece = noise[:length]
+                source.fill_(piece, key=key_for(seed, index, _DIAGONAL), start=start)
+                torch.addcmul(self.mean[at], std, piece, out=theta[index, at])
+                if self.rank:
+                    theta[index, at] += together[index % _GROUP]
         return theta
 
     def log_prob(self, theta: Tensor) -> Tensor:
@@ -150,7 +172,8 @@ class LowRankGaussian:
         Raises:
             InputError: a variance in `cov_diag` is zero (the parameter is named): the density does not exist.
         """
-        if theta.ndim not in (1, 2) or theta.shape[-1] != self.mean.numel():
+        check_tensor("theta", theta, "(D,)", "(S, D)")
+        if theta.shape[-1] != self.mean.numel():
             raise InputError(
                 f"theta: got shape {tuple(theta.shape)}, expected (D={self.mean.numel()},) or (S, D)"
             )

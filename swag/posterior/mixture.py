@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import final
 
@@ -40,11 +41,20 @@ class Mixture:
     def __init__(
         self, posteriors: Sequence[Posterior], weights: Sequence[float] | Tensor | None = None
     ) -> None:
+        if not isinstance(posteriors, Sequence):
+            raise InputError(f"posteriors: got a {type(posteriors).__name__}; pass a list of posteriors")
         if len(posteriors) == 0:
             raise InputError("posteriors: the list is empty; pass at least one posterior")
+        for index, posterior in enumerate(posteriors):
+            if not hasattr(posterior, "sample"):
+                raise InputError(
+                    f"posteriors: number {index} is a {type(posterior).__name__}, which cannot be sampled; "
+                    "pass posteriors, such as collector.swag()"
+                )
         self.posteriors: tuple[Posterior, ...] = tuple(posteriors)
-        first = self.posteriors[0]
-        for index, posterior in enumerate(self.posteriors[1:], start=1):
+        # Components without a layout fit any; the others are compared with the first that has one.
+        first = next((p for p in self.posteriors if p.layout is not None), self.posteriors[0])
+        for index, posterior in enumerate(self.posteriors):
             _check_same(first, posterior, index)
         self.layout: Layout | None = first.layout
         self.weights = _checked_weights(weights, len(self.posteriors))
@@ -118,7 +128,7 @@ class Mixture:
             if not hasattr(posterior, "log_prob"):
                 raise InputError(f"log_prob: the component {posterior!r} has no density; only Gaussians have")
             log_prob = posterior.log_prob(theta)
-            terms.append(log_prob + torch.tensor(weight, dtype=torch.float64).log().to(log_prob.device))
+            terms.append(log_prob + math.log(weight))
         return torch.stack(terms).logsumexp(0)
 
     def _weighted(self) -> list[tuple[float, Posterior]]:
@@ -131,18 +141,21 @@ class Mixture:
 def _check_same(first: Posterior, other: Posterior, index: int) -> None:
     if first.mean.shape != other.mean.shape:
         raise InputError(
-            f"posteriors: number {index} has D={other.mean.numel()}, number 0 has D={first.mean.numel()}; "
+            f"posteriors: number {index} has D={other.mean.numel()}, another D={first.mean.numel()}; "
             "a mixture's components share one architecture"
         )
     if first.layout is not None and other.layout is not None:
         difference = first.layout.first_difference(other.layout)
         if difference is not None:
-            raise InputError(f"posteriors: numbers 0 and {index} belong to different models ({difference})")
+            raise InputError(
+                f"posteriors: number {index} belongs to another model than those before it ({difference}); "
+                "a mixture's components share one architecture"
+            )
 
 
 def _checked_weights(weights: Sequence[float] | Tensor | None, n: int) -> Tensor:
     if weights is None:
-        return torch.full((n,), 1.0 / n, dtype=torch.float64)
+        return torch.full((n,), 1.0 / n, dtype=torch.float64, device="cpu")
     checked = torch.as_tensor(weights, dtype=torch.float64).detach().cpu()
     if checked.shape != (n,):
         raise InputError(
@@ -153,4 +166,6 @@ def _checked_weights(weights: Sequence[float] | Tensor | None, n: int) -> Tensor
             f"weights: got {checked.tolist()} with sum {float(checked.sum()):.6g}; they must be ≥ 0 and "
             "sum to 1"
         )
-    return checked / checked.sum()
+    # Weights that sum to 1 up to rounding stay bit for bit: once saved and loaded, they choose the same.
+    total = float(checked.sum())
+    return checked.clone() if abs(total - 1) < 1e-12 else checked / total

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from swag.parameters import Layout
-from swag.posterior.protocol import check_dense, check_layout, check_n_samples, check_vector
+from swag.posterior.protocol import check_dense, check_finite, check_layout, check_n_samples, check_vector
 
 
 @final
@@ -19,6 +19,9 @@ class PointMass:
         mean: (D,) weights.
         layout: the parameters they belong to.
 
+    Raises:
+        InputError: no vector of floating-point numbers, or values that are not finite.
+
     >>> PointMass(torch.tensor([1.0, 2.0])).sample(2).tolist()
     [[1.0, 2.0], [1.0, 2.0]]
     """
@@ -26,6 +29,7 @@ class PointMass:
     def __init__(self, mean: Tensor, *, layout: Layout | None = None) -> None:
         check_vector("mean", mean)
         check_layout(layout, mean.numel())
+        check_finite("mean", mean, layout)
         self.mean = mean
         self.layout = layout
 

@@ -18,8 +18,8 @@ _DENSE_LIMIT = 10_000
 class Posterior(Protocol):
     """A distribution over θ (D,) that can be sampled.
 
-    `sample(n, generator=g)` takes one number from g (torch's global generator where it is None); the
-    first m of n samples drawn with one seed are the same whatever n is.
+    `sample(n, generator=g)` takes one number from g (torch's global generator where it is None) whatever
+    n is, a point mass none; the first m of n samples drawn with one seed are the same whatever n is.
     """
 
     @property
@@ -44,15 +44,29 @@ def check_scale(scale: float) -> None:
         raise InputError(f"scale: got {scale!r}; it multiplies the covariance: pass a finite number ≥ 0")
 
 
-def check_vector(name: str, value: Tensor, size: int | None = None) -> None:
-    """A finite floating-point vector, of D = size entries where that is given."""
-    if not isinstance(value, Tensor) or value.ndim != 1 or not value.is_floating_point():
+def check_tensor(name: str, value: Tensor, *shapes: str) -> None:
+    """A floating-point tensor with as many dimensions as one of `shapes`, written as "(D,)" or "(S, D)"."""
+    dimensions = [len(shape.strip("(),").split(",")) for shape in shapes]
+    if not isinstance(value, Tensor) or value.ndim not in dimensions or not value.is_floating_point():
         came = (
             f"shape {tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
         )
-        raise InputError(f"{name}: got {came}; pass a floating-point tensor of shape (D,)")
+        raise InputError(f"{name}: got {came}; pass a floating-point tensor {' or '.join(shapes)}")
+
+
+def check_vector(name: str, value: Tensor, size: int | None = None) -> None:
+    """A floating-point vector, of D = size entries where that is given."""
+    check_tensor(name, value, "(D,)")
     if size is not None and value.numel() != size:
         raise InputError(f"{name}: has {value.numel()} entries, expected D={size}")
+
+
+def check_finite(name: str, value: Tensor, layout: Layout | None) -> None:
+    """Finite values (D,) or (D, …); says which parameter holds others."""
+    finite = value.isfinite()
+    if not finite.all():
+        where = place(layout, int((~finite).nonzero()[0, 0]))
+        raise InputError(f"{name}: not finite at {where}; check the snapshots it comes from")
 
 
 def check_layout(layout: Layout | None, size: int) -> None:

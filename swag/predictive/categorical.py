@@ -185,8 +185,11 @@ class CategoricalAccumulator:
         """Adds one member's logits (N, C), in any floating dtype; statistics are float32 or better."""
         _check_outputs(outputs, "logits")
         logits = _float(outputs)
-        normaliser = logits.logsumexp(1)
-        self._add(logits - normaliser[:, None], -normaliser, logits.amax(1))
+        # Shifted before the log-sum-exp: log p keeps its digits where all logits are large.
+        largest = logits.amax(1)
+        shifted = logits - largest[:, None]
+        normaliser = shifted.logsumexp(1)
+        self._add(shifted - normaliser[:, None], -(largest + normaliser), largest)
 
     def update_log_probs(self, log_probs: Tensor) -> None:
         """Adds one member's log-probabilities (N, C); energy and max-logit are then unknown."""
@@ -228,7 +231,7 @@ class CategoricalAccumulator:
             raise StateError("compute: no member's outputs were added yet; call update first")
         n = self._n
         return CategoricalPredictive(
-            log_probs=self._log_sum - math.log(n),
+            log_probs=(self._log_sum - math.log(n)).clamp_(max=0),
             expected_entropy=self._entropy / n,
             prob_sq_dev=self._sq_dev.clone(),
             n_samples=n,
@@ -245,6 +248,7 @@ def _entropy(log_probs: Tensor) -> Tensor:
 
 
 def _float(x: Tensor) -> Tensor:
+    x = x.detach()
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 

@@ -187,6 +187,7 @@ class GaussianAccumulator:
             )
         if not bool((variance > 0).all()):
             raise InputError("variance: a member's variance is zero, negative or NaN; it must be positive")
+        mean, variance = mean.detach(), variance.detach()
         mean = mean if mean.dtype == torch.float64 else mean.float()
         variance = variance.to(mean.dtype)
         if self.n_samples == 0:
@@ -194,8 +195,8 @@ class GaussianAccumulator:
         else:
             if mean.shape != self.mean.shape:
                 raise InputError(
-                    f"outputs: this member gave {tuple(mean.shape)}, the ones before {tuple(self.mean.shape)}; "
-                    "all members must see the same rows"
+                    f"outputs: this member gave {tuple(mean.shape)}, the ones before "
+                    f"{tuple(self.mean.shape)}; all members must see the same rows"
                 )
             delta = mean - self.mean
             self.mean.add_(delta, alpha=1 / (self.n_samples + 1))

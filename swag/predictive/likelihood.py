@@ -80,7 +80,8 @@ class HomoscedasticGaussian:
             outputs = outputs[:, 0]
         if outputs.ndim != 1:
             raise InputError(
-                f"outputs: HomoscedasticGaussian takes means (N,) or (N, 1); the model gave {tuple(outputs.shape)}"
+                "outputs: HomoscedasticGaussian takes means (N,) or (N, 1); the model gave "
+                f"{tuple(outputs.shape)}"
             )
         outputs = _float(outputs)
         return outputs, torch.full_like(outputs, self.variance)

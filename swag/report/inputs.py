@@ -1,7 +1,7 @@
 """What a caller hands in, checked and turned into float64 arrays on the CPU. The only file that knows predictives."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from swag.errors import InputError, StateError
-from swag.metrics.inputs import as_labels, as_tensor, as_vector
+from swag.metrics.inputs import as_labels, as_tensor, as_vector, working
 from swag.metrics.sweep import check_probs
 
 Array = npt.NDArray[np.float64]
@@ -22,12 +22,14 @@ class ClassProbabilities:
 
     Attributes:
         probs: (N, C).
+        confidence: (N,) the largest probability, in the precision it came in, which decides its bin.
         log_probs: (N, C), from the predictive where it has them (exact where `probs` underflow).
         scores: Out-of-distribution scores by name, (N,) each, higher = more out-of-distribution.
         n_samples: Members averaged, or None where it is not known.
     """
 
     probs: Array
+    confidence: torch.Tensor
     log_probs: Array
     scores: Mapping[str, Array]
     n_samples: int | None
@@ -35,15 +37,17 @@ class ClassProbabilities:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class GaussianOutput:
-    """A regressor's output for N rows; the exact-mixture parts are None where members were not kept.
+    """A regressor's output for N rows; the parts of the exact mixture are None where members were not kept.
 
     Attributes:
         mean: (N,).
         variance: (N,).
         aleatoric: (N,) or None.
-        log_prob: (N,) exact log-density at the targets, or None.
-        cdf: (N,) exact distribution function at the targets, or None.
-        source: The predictive itself, for `quantile`.
+        log_prob: (N,) log-density at the targets.
+        cdf: (N,) distribution function at the targets.
+        quantile: Level → (N,).
+        member_means: (S, N).
+        member_variances: (S, N).
         n_samples: Members averaged, or None.
     """
 
@@ -52,7 +56,9 @@ class GaussianOutput:
     aleatoric: Array | None
     log_prob: Array | None
     cdf: Array | None
-    source: Any
+    quantile: Callable[[float], Array] | None
+    member_means: Array | None
+    member_variances: Array | None
     n_samples: int | None
 
 
@@ -83,7 +89,8 @@ def class_labels(labels: Any, n_rows: int, n_classes: int) -> Labels:
 
 def class_probabilities(output: Any, name: str) -> ClassProbabilities:
     """Checks one classifier's output: probabilities (N, C) or a predictive that has them."""
-    probs = check_probs(getattr(output, "probs", output), name).cpu().double().numpy()
+    given_probs = check_probs(getattr(output, "probs", output), name).cpu()
+    probs = given_probs.double().numpy()
     if probs.shape[1] < 2:
         raise InputError(f"{name} has shape {probs.shape}; give both classes: torch.stack([1 - p, p], dim=1)")
     given = getattr(output, "log_probs", None)
@@ -92,12 +99,14 @@ def class_probabilities(output: Any, name: str) -> ClassProbabilities:
     n_samples = getattr(output, "n_samples", None)
     scores = {"max_prob": 1.0 - probs.max(axis=1), "entropy": entropy(probs)}
     if n_samples != 1 and getattr(output, "mutual_information", None) is not None:
-        scores["mutual_information"] = _column(output.mutual_information, len(probs), f"{name}.mutual_information")
+        scores["mutual_information"] = _column(
+            output.mutual_information, len(probs), f"{name}.mutual_information"
+        )
     if getattr(output, "energy", None) is not None:
         scores["energy"] = _column(output.energy, len(probs), f"{name}.energy")
     if getattr(output, "max_logit", None) is not None:
         scores["max_logit"] = -_column(output.max_logit, len(probs), f"{name}.max_logit")
-    return ClassProbabilities(probs, log_probs, scores, n_samples)
+    return ClassProbabilities(probs, working(given_probs).amax(1), log_probs, scores, n_samples)
 
 
 def gaussian_output(output: Any, y: Array, name: str) -> GaussianOutput:
@@ -107,13 +116,19 @@ def gaussian_output(output: Any, y: Array, name: str) -> GaussianOutput:
         row = int((variance <= 0).argmax())
         raise InputError(f"{name}.variance row {row} is {variance[row]:.4g}; variances are > 0")
     aleatoric = getattr(output, "aleatoric", None)
+    like = as_tensor(f"{name}.mean", output.mean)
+    at_targets = torch.as_tensor(y, dtype=like.dtype, device=like.device)
+    log_prob, cdf = (_of_mixture(output, part, at_targets) for part in ("log_prob", "cdf"))
+    member_means, member_variances = (_members(output, part) for part in ("member_means", "member_variances"))
     return GaussianOutput(
         _column(output.mean, len(y), f"{name}.mean"),
         variance,
         None if aleatoric is None else _column(aleatoric, len(y), f"{name}.aleatoric"),
-        _exact(output, "log_prob", y, name),
-        _exact(output, "cdf", y, name),
-        output,
+        None if log_prob is None else _column(log_prob, len(y), f"{name}.log_prob(labels)"),
+        None if cdf is None else _column(cdf, len(y), f"{name}.cdf(labels)"),
+        None if cdf is None else lambda q: _column(output.quantile(q), len(y), f"{name}.quantile"),
+        member_means,
+        member_variances,
         getattr(output, "n_samples", None),
     )
 
@@ -137,12 +152,15 @@ def _column(value: Any, n_rows: int, name: str) -> Array:
     return column
 
 
-def _exact(output: Any, method: str, y: Array, name: str) -> Array | None:
-    function = getattr(output, method, None)
-    if function is None:
-        return None
-    like = as_tensor(f"{name}.mean", output.mean)
+def _of_mixture(output: Any, method: str, y: torch.Tensor) -> Any:
     try:
-        return _column(function(torch.as_tensor(y, dtype=like.dtype, device=like.device)), len(y), f"{name}.{method}")
-    except StateError:  # the members were not kept
+        return getattr(output, method)(y)
+    except (AttributeError, StateError):  # no such method, or the members were not kept
+        return None
+
+
+def _members(output: Any, part: str) -> Array | None:
+    try:
+        return as_tensor(part, getattr(output, part)).cpu().double().numpy()
+    except (AttributeError, StateError):
         return None

@@ -68,8 +68,9 @@ def acceleration(*influences: Array) -> float:
     return float((u**3).sum() / (6 * (u**2).sum() ** 1.5))
 
 
-def wilson_interval(successes: Array, trials: Array, level: float) -> tuple[Array, Array]:
+def wilson_interval(successes: npt.ArrayLike, trials: npt.ArrayLike, level: float) -> tuple[Array, Array]:
     """Wilson's score interval of a proportion, elementwise; NaN where there were no trials."""
+    successes, trials = np.asarray(successes, dtype=np.float64), np.asarray(trials, dtype=np.float64)
     z = float(ndtri(0.5 + level / 2))
     with np.errstate(invalid="ignore", divide="ignore"):
         p = successes / trials

@@ -8,14 +8,14 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Literal
 
-Direction = Literal["higher", "lower"]
+Direction = Literal["higher", "lower", "none"]
 Verdict = Literal["better", "worse", "no difference", "undetermined"]
 Mark = Literal["best", "tied", ""]
 
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """A column: its key in the JSON file, how it is written, which way is better, and what it means."""
+    """A column: its key in the JSON file, how it is written, which way is better (if any), what it means."""
 
     key: str
     label: str

@@ -89,7 +89,7 @@ class Proportions:
 
     def interval(self, i: int) -> Interval | None:
         n = self.successes.shape[1]
-        low, high = wilson_interval(self.successes[i].sum(), np.float64(n), self.level)
+        low, high = wilson_interval(self.successes[i].sum(), n, self.level)
         return float(low), float(high)
 
     def difference(self, i: int, j: int) -> Interval | None:
@@ -142,15 +142,20 @@ def estimates(
     """A column of the table: every method's figure, interval and mark."""
     values = sampled.values
     best = int(np.argmin(values if direction == "lower" else -values))
+    is_ranked = len(methods) > 1 and direction != "none"
     column = {}
     for i, method in enumerate(methods):
         low, high = sampled.interval(i) or (None, None)
-        mark: Mark = "best" if i == best else ""
-        if i != best:
+        mark: Mark = "best" if is_ranked and i == best else ""
+        if is_ranked and i != best:
             apart = sampled.difference(i, best)
             mark = "tied" if apart is None or apart[0] <= 0.0 <= apart[1] else ""
         column[method] = Estimate(
-            float(values[i]), low, high, mark if len(methods) > 1 else "", infinite_rows[i] if infinite_rows else 0
+            float(values[i]),
+            low,
+            high,
+            mark,
+            infinite_rows[i] if infinite_rows else 0,
         )
     return column
 
@@ -158,8 +163,8 @@ def estimates(
 def differences(
     sampled: Sampled, methods: Sequence[str], baseline: str, direction: Direction
 ) -> Mapping[str, Difference]:
-    """Every other method minus the baseline, with a verdict."""
-    if baseline not in methods:
+    """Every other method minus the baseline, with a verdict; none where neither way is better."""
+    if baseline not in methods or direction == "none":
         return {}
     values, j = sampled.values, methods.index(baseline)
     column = {}
@@ -170,7 +175,9 @@ def differences(
         with np.errstate(invalid="ignore"):
             value = float(values[i] - values[j])
         low, high = interval or (None, None)
-        column[method] = Difference(None if np.isnan(value) else value, low, high, _verdict(value, interval, direction))
+        column[method] = Difference(
+            None if np.isnan(value) else value, low, high, _verdict(value, interval, direction)
+        )
     return column
 
 

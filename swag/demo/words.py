@@ -1,0 +1,113 @@
+"""What the demo says: figures over members, what did not improve, what it is not, where to go next."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from swag.demo.settings import Settings
+from swag.report import Metric, Report
+
+Figures = dict[str, dict[str, list[float]]]
+
+# Each step that one pays for, and what one would have without it.
+STEPS = (
+    ("SWA", "SGD"),
+    ("SWAG-diag", "SWA"),
+    ("SWAG", "SWA"),
+    ("Deep ensemble", "SGD"),
+    ("MultiSWA", "Deep ensemble"),
+    ("MultiSWAG", "MultiSWA"),
+)
+IT_IS_A_DEMO = (
+    "This is a demo: one small network, small images, one split, a short search for the weight decay and "
+    "none for anything else. It shows how to compare methods, not which is best on your problem."
+)
+
+
+def page(report: Report, figures: Figures, weight_decays: Mapping[str, float]) -> str:
+    """All that is printed on standard output but the last lines."""
+    results = report.results
+    members = len(figures["SGD"]["nll"])
+    first = "The first member of each method, and the ensembles of all" if members > 1 else "Each method"
+    parts = [
+        results.title,
+        "Weight decay, chosen on validation images: "
+        + _list(f"{value:g} for {family}" for family, value in weight_decays.items()),
+        "",
+        f"{first}:",
+        "",
+        report.table(terminal_width()),
+        "",
+        f"Mean ± standard deviation over {members} members (ensembles: the one figure there is):",
+        "",
+        members_table(results.metrics, figures),
+        "",
+        *(_wrapped(line) for line in results.summary[1:]),
+        *(_wrapped(line) for line in notes(results.metrics, figures)),
+    ]
+    return "\n".join(parts)
+
+
+def notes(metrics: Sequence[Metric], figures: Figures) -> tuple[str, ...]:
+    """What did not improve over the members, and what a demo cannot show."""
+    return (*not_improved(metrics, figures), IT_IS_A_DEMO)
+
+
+def not_improved(metrics: Sequence[Metric], figures: Figures) -> list[str]:
+    """One line for each step after which a mean over members was not better than before it."""
+    lines = []
+    for method, before in STEPS:
+        worse = []
+        for metric in metrics:
+            new, old = (statistics.fmean(figures[name][metric.key]) for name in (method, before))
+            if not (new > old if metric.direction == "higher" else new < old):
+                worse.append(f"{metric.label} {new:.3f} against {old:.3f}")
+        if worse:
+            lines.append(f"{method} did not improve on {before} in {_list(worse)}.")
+    return lines or ["Every step improved every column's mean, here."]
+
+
+def members_table(metrics: Sequence[Metric], figures: Figures) -> str:
+    """One line a method, one column a metric: mean ± standard deviation over members."""
+    head = ["", *(metric.label for metric in metrics)]
+    rows = [[method, *(_spread(row[metric.key]) for metric in metrics)] for method, row in figures.items()]
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in [head, *rows]
+    )
+
+
+def ending(files: Sequence[Path], settings: Settings) -> str:
+    """Where the files are and what to try next."""
+    page, mixture = settings.output / "report.html", settings.output / "multiswag.safetensors"
+    return "\n".join(
+        [
+            f"Written to {settings.output}: {_list(path.name for path in files)}.",
+            f"Next: open {page}; run again with --seed {settings.seed + 1} and see which differences stay.",
+            f'In Python: swag.load("{mixture}").sample(30) draws the weights of 30 networks.',
+        ]
+    )
+
+
+def terminal_width() -> int:
+    """Columns to print in; 110 where standard output is no terminal."""
+    return max(60, shutil.get_terminal_size((110, 24)).columns)
+
+
+def _spread(values: Sequence[float]) -> str:
+    mean = statistics.fmean(values)
+    return f"{mean:.3f} ± {statistics.stdev(values):.3f}" if len(values) > 1 else f"{mean:.3f}"
+
+
+def _list(items: Iterable[str]) -> str:
+    items = list(items)
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+def _wrapped(line: str) -> str:
+    return textwrap.fill(f"- {line}", width=110, subsequent_indent="  ")

@@ -1,0 +1,207 @@
+"""What a classification report computes from probabilities and labels: the columns of its table."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from swag.errors import InputError
+from swag.metrics.binning import bin_edges, bin_index
+from swag.report import bootstrap
+from swag.report.columns import Column
+from swag.report.definitions import classification_metrics
+from swag.report.inputs import ClassProbabilities, Labels
+from swag.report.intervals import wilson_interval
+from swag.report.results import ClassScore, Curve, Histogram, Reliability, Settings
+from swag.report.sampled import CalibrationErrors, Proportions, Resampled
+
+Array = npt.NDArray[np.float64]
+
+_CURVE_POINTS = 200
+_ENTROPY_BINS = 25
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Rows:
+    """What the metrics need of every method's rows, (M, N) each."""
+
+    correct: Array
+    confidence: Array
+    nll: Array
+    brier: Array
+    bins: npt.NDArray[np.intp]
+
+
+def rows_of(outputs: Sequence[ClassProbabilities], labels: Labels, n_bins: int) -> Rows:
+    """Row contributions of M methods' probabilities (N, C)."""
+    index = np.arange(len(labels))
+    confidence = np.stack([output.probs.max(axis=1) for output in outputs])
+    true = np.stack([output.probs[index, labels] for output in outputs])
+    squares = np.stack([np.einsum("nc,nc->n", output.probs, output.probs) for output in outputs])
+    return Rows(
+        correct=np.stack([(output.probs.argmax(axis=1) == labels) for output in outputs]).astype(np.float64),
+        confidence=confidence,
+        nll=np.stack([-output.log_probs[index, labels] for output in outputs]) + 0.0,
+        brier=np.maximum(squares - 2 * true + 1, 0.0),
+        bins=np.stack([bin_index(output.confidence, n_bins).numpy() for output in outputs]),
+    )
+
+
+def columns(
+    outputs: Mapping[str, ClassProbabilities],
+    labels: Labels,
+    temperature_nll: Mapping[str, Array],
+    settings: Settings,
+) -> list[Column]:
+    """Every column that needs the test rows alone, from one set of resamples.
+
+    Args:
+        outputs: By method.
+        labels: (N,).
+        temperature_nll: (N,) row NLLs after temperature scaling, of the methods that have validation rows.
+        settings: Bins, replicates, level, seed.
+    """
+    methods, n = tuple(outputs), len(labels)
+    rows = rows_of(list(outputs.values()), labels, settings.n_bins)
+    m, gaps = len(methods), rows.correct - rows.confidence
+    accepted = [
+        bootstrap.Acceptance.of(1.0 - hit, p) for hit, p in zip(rows.correct, rows.confidence, strict=True)
+    ]
+    contributions = np.concatenate([rows.nll, rows.brier, *(nll[None] for nll in temperature_nll.values())])
+    ones = np.ones((1, n))
+    means, gap_sums, aurcs = [], [], []
+    for weights in bootstrap.weight_chunks(n, settings.n_bootstrap, settings.seed):
+        means.append(bootstrap.weighted_means(contributions, weights))
+        gap_sums.append(bootstrap.bin_sums(gaps, rows.bins, settings.n_bins, weights))
+        aurcs.append(_aurcs(accepted, weights))
+    replicates = np.concatenate(means, axis=1)
+    values = bootstrap.weighted_means(contributions, ones)[:, 0]
+
+    def mean_of(first: int, count: int) -> Resampled:
+        part = slice(first, first + count)
+        return Resampled(values[part], replicates[part], (contributions[part] / n,), settings.level)
+
+    metric = classification_metrics(settings.n_bins)
+    infinite = np.isposinf(contributions).sum(axis=1)
+    found = [
+        Column(metric["accuracy"], methods, Proportions(rows.correct, settings.level)),
+        Column(metric["nll"], methods, mean_of(0, m), tuple(int(k) for k in infinite[:m])),
+    ]
+    if temperature_nll:
+        scaled = tuple(int(k) for k in infinite[2 * m :])
+        found.append(
+            Column(
+                metric["nll_temperature"],
+                tuple(temperature_nll),
+                mean_of(2 * m, len(temperature_nll)),
+                scaled,
+            )
+        )
+    sums = bootstrap.bin_sums(gaps, rows.bins, settings.n_bins, ones)[:, :, 0]
+    calibration = CalibrationErrors(sums, np.concatenate(gap_sums, axis=2), n, settings.level)
+    risk = Resampled(_aurcs(accepted, ones)[:, 0], np.concatenate(aurcs, axis=1), (), settings.level)
+    return [
+        *found,
+        Column(metric["brier"], methods, mean_of(m, m)),
+        Column(metric["ece"], methods, calibration),
+        Column(metric["aurc"], methods, risk),
+    ]
+
+
+def _aurcs(accepted: Sequence[bootstrap.Acceptance], weights: bootstrap.Weights) -> Array:
+    return np.stack([bootstrap.aurc(rows, weights) for rows in accepted])
+
+
+def reliability(rows: Rows, i: int, settings: Settings) -> Reliability:
+    """Method i's reliability diagram; empty bins hold None."""
+    correct, confidence, bins = rows.correct[i], rows.confidence[i], rows.bins[i]
+    counts, sums, hits = (np.bincount(bins, w, settings.n_bins) for w in (None, confidence, correct))
+    low, high = wilson_interval(hits, counts, settings.level)
+
+    def per_bin(values: Array) -> tuple[float | None, ...]:
+        return tuple(float(v) if k else None for v, k in zip(values, counts, strict=True))
+
+    safe = np.maximum(counts, 1)
+    return Reliability(
+        edges=bin_edges(settings.n_bins),
+        counts=tuple(counts.tolist()),
+        confidence=per_bin(sums / safe),
+        accuracy=per_bin(hits / safe),
+        low=per_bin(low),
+        high=per_bin(high),
+    )
+
+
+def risk_coverage(correct: Array, confidence: Array) -> Curve:
+    """Error rate among the most confident share of rows, at up to 200 shares, equal confidences together."""
+    order = np.argsort(-confidence, kind="stable")
+    last = np.flatnonzero(np.append(np.diff(confidence[order]) != 0, True))
+    risk = np.cumsum(1.0 - correct[order])[last] / (last + 1)
+    kept = np.unique(np.linspace(0, len(last) - 1, min(_CURVE_POINTS, len(last))).round().astype(int))
+    return Curve(tuple(((last[kept] + 1) / len(order)).tolist()), tuple(risk[kept].tolist()))
+
+
+def entropy_histogram(entropy: Array, n_classes: int) -> Histogram:
+    """Shares of rows by predictive entropy, from 0 to log C nats."""
+    edges = np.linspace(0, np.log(n_classes), _ENTROPY_BINS + 1)
+    counts, _ = np.histogram(np.clip(entropy, 0, edges[-1]), edges)
+    return Histogram(tuple(edges.tolist()), tuple((counts / len(entropy)).tolist()))
+
+
+def worst_classes(
+    output: ClassProbabilities, labels: Labels, method: str, names: Sequence[str], n_bins: int, most: int = 5
+) -> tuple[ClassScore, ...]:
+    """The classes with the highest one-vs-rest ECE, Σ_b |Σ_{i∈b} (1[y_i = c] − p_ic)| / N, worst first."""
+    n, n_classes = output.probs.shape
+    scores = []
+    predicted = output.probs.argmax(axis=1)
+    for c, name in enumerate(names):
+        p, is_class = output.probs[:, c], labels == c
+        gaps = np.bincount(bin_index(torch.tensor(p), n_bins).numpy(), is_class - p, n_bins)
+        recall = float((predicted[is_class] == c).mean()) if is_class.any() else None
+        scores.append(
+            ClassScore(
+                method, name, int(is_class.sum()), recall, float(p.mean()), float(is_class.mean()),
+                float(np.abs(gaps).sum() / n),
+            )
+        )  # fmt: skip
+    return tuple(sorted(scores, key=lambda score: -score.ece)[:most])
+
+
+def temperature_nll(
+    outputs: Mapping[str, ClassProbabilities],
+    labels: Labels,
+    validation: Mapping[str, Any],
+    validation_labels: Any,
+) -> tuple[dict[str, Array], dict[str, float]]:
+    """Row NLLs (N,) after temperature scaling fitted on validation rows, and the temperatures, by method."""
+    from swag.calibrators import TemperatureScaling
+    from swag.report.inputs import class_labels, class_probabilities
+
+    nlls, temperatures = {}, {}
+    for method, given in validation.items():
+        if method not in outputs:
+            raise InputError(
+                f"validation[{method!r}]: no such method in predictions; use one of {list(outputs)}"
+            )
+        name = f"validation[{method!r}]"
+        fitted_on = class_probabilities(given, name)
+        test = outputs[method].probs
+        if fitted_on.probs.shape[1] != test.shape[1]:
+            raise InputError(
+                f"{name} has {fitted_on.probs.shape[1]} classes, predictions[{method!r}] {test.shape[1]}"
+            )
+        if fitted_on.probs.shape == test.shape and np.array_equal(fitted_on.probs, test):
+            raise InputError(
+                f"{name} holds the very rows of predictions[{method!r}]; fit temperatures on other rows"
+            )
+        rows = class_labels(validation_labels, *fitted_on.probs.shape)
+        scaling = TemperatureScaling.fit(fitted_on.probs, rows)
+        temperatures[method] = float(scaling.temperature)
+        scaled = np.asarray(scaling(test))
+        with np.errstate(divide="ignore"):
+            nlls[method] = -np.log(scaled[np.arange(len(labels)), labels]) + 0.0
+    return nlls, temperatures
