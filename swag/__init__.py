@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from swag import calibrators, metrics
-    from swag.batchnorm import ExactBatchNorm, KeepBatchNorm, refresh_batchnorm_
+    from swag.batchnorm import ControlVariateBatchNorm, ExactBatchNorm, KeepBatchNorm, refresh_batchnorm_
     from swag.collector import Collector
     from swag.ensemble import Ensemble
     from swag.errors import FileError, InputError, StateError, SwagError
@@ -33,6 +33,7 @@ __all__ = [
     "Categorical",
     "CategoricalPredictive",
     "Collector",
+    "ControlVariateBatchNorm",
     "Empirical",
     "Ensemble",
     "ExactBatchNorm",
@@ -61,7 +62,7 @@ __all__ = [
 # Where each public name lives. It is loaded when first used: those who only collect need no plotting, and
 # `swag --help` needs no torch.
 _HOMES = {
-    "swag.batchnorm": ("ExactBatchNorm", "KeepBatchNorm", "refresh_batchnorm_"),
+    "swag.batchnorm": ("ControlVariateBatchNorm", "ExactBatchNorm", "KeepBatchNorm", "refresh_batchnorm_"),
     "swag.collector": ("Collector",),
     "swag.ensemble": ("Ensemble",),
     "swag.errors": ("FileError", "InputError", "StateError", "SwagError"),

@@ -41,19 +41,14 @@ def device_of(model: nn.Module) -> torch.device:
     return torch.device("cpu") if first is None else first.device
 
 
-def check_loader(name: str, loader: Any, *, reads: int = 1) -> None:
-    """Raises InputError for what cannot be iterated (as often as `reads` says), or is visibly empty."""
+def check_loader(name: str, loader: Any) -> None:
+    """Raises InputError for what cannot be iterated, or is visibly empty."""
     if not isinstance(loader, Iterable) or isinstance(loader, Tensor | str | bytes | Mapping):
         raise InputError(
             f"{name}: got a {type(loader).__name__}; pass an iterable of batches, such as a DataLoader or [x]"
         )
     if length(loader) == 0:
         raise InputError(f"{name}: is empty; pass a loader with at least one batch")
-    if reads > 1 and iter(loader) is loader:
-        raise InputError(
-            f"{name}: is an iterator, which can be read once, and {reads} passes are needed; pass a "
-            "DataLoader or a list of batches"
-        )
 
 
 def length(loader: Any) -> int | None:

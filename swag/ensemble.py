@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import logging
 from collections.abc import Iterable, Sequence
 from typing import Any, final
 
@@ -11,16 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from swag.batches import Forward, check_loader, device_of, feed, length
-from swag.batchnorm import ExactBatchNorm, KeepBatchNorm, batchnorm_modules, refresh_batchnorm_
+from swag.batchnorm import BatchNormPolicy, ExactBatchNorm, batchnorm_modules
 from swag.errors import InputError
-from swag.parameters import Layout, clean_name
+from swag.members import MemberStack, draw
+from swag.parameters import Layout, clean_name, unwrap
 from swag.posterior import Posterior
 from swag.posterior.protocol import check_n_samples
 from swag.predictive import Categorical, Likelihood, Predictive
 from swag.progress import track
 from swag.shadow import Shadow
-
-_log = logging.getLogger(__name__)
 
 
 @final
@@ -38,7 +35,8 @@ class Ensemble:
         posterior: anything with `sample`, `mean` and `layout`; meets the model by parameter name.
         n_samples: S; 30 is usual.
         bn_loader: training batches for the batch-norm statistics; needed where the model has batch norm.
-        batchnorm: `ExactBatchNorm()` (the default: a full pass for each sample), or `KeepBatchNorm()`.
+        batchnorm: `ExactBatchNorm()` (the default: all rows for every sample, the loader read once),
+            `ControlVariateBatchNorm()` (a few rows, corrected; far cheaper), or `KeepBatchNorm()`.
         seed: makes the draws reproducible; None takes one from torch's global generator.
         likelihood: what outputs mean: `Categorical()` (the default), `HeteroscedasticGaussian()`, ….
         forward: forward(model, batch) → outputs; by default the first element of a tuple, a dict by keyword.
@@ -66,7 +64,7 @@ class Ensemble:
         n_samples: int = 30,
         *,
         bn_loader: Iterable[Any] | None = None,
-        batchnorm: ExactBatchNorm | KeepBatchNorm | None = None,
+        batchnorm: BatchNormPolicy | None = None,
         seed: int | None = None,
         likelihood: Likelihood | None = None,
         forward: Forward | None = None,
@@ -76,11 +74,14 @@ class Ensemble:
         layout = _layout_for(model, posterior)
         policy = batchnorm if batchnorm is not None else ExactBatchNorm()
         refreshed = _to_refresh(model, policy, bn_loader)
-        self._set_up(Shadow(model, layout), likelihood, forward, keep_members)
-        self._thetas = _draw(posterior, n_samples, seed).to(device_of(self._shadow.module))
-        self._buffers: list[dict[str, Tensor]] = [{} for _ in range(len(self._thetas))]
+        members = MemberStack(Shadow(model, layout), *draw(posterior, n_samples, seed))
+        self._set_up(members, likelihood, forward, keep_members)
         if refreshed:
-            self._refresh(refreshed, bn_loader)
+            assert bn_loader is not None
+            check_loader("bn_loader", bn_loader)
+            found = batchnorm_modules(members.module)
+            layers = {name: layer for name, layer in found.items() if name in refreshed}
+            members.buffers = policy.statistics(members, layers, bn_loader, forward)
 
     @classmethod
     def from_models(
@@ -101,15 +102,17 @@ class Ensemble:
         layout = Layout.of(models[0], select=_floating_point)
         for index, model in enumerate(models):
             _check_architecture(layout, model, index)
-        ensemble = cls.__new__(cls)
-        ensemble._set_up(Shadow(models[0], layout), likelihood, forward, keep_members)
-        device = device_of(ensemble._shadow.module)
-        ensemble._thetas = torch.stack([layout.flatten(model).to(device) for model in models])
-        shadows = [Shadow(model, layout).module for model in models]
-        ensemble._buffers = [
-            {clean_name(name): b.to(device) for name, b in module.named_buffers(remove_duplicate=False)}
-            for module in shadows
+        thetas = torch.stack([layout.flatten(model).to(device_of(models[0])) for model in models])
+        members = MemberStack(Shadow(models[0], layout), thetas, list(thetas), list(range(len(models))))
+        members.buffers = [
+            {
+                clean_name(name): buffer.detach().clone().to(thetas.device)
+                for name, buffer in unwrap(model).named_buffers(remove_duplicate=False)
+            }
+            for model in models
         ]
+        ensemble = cls.__new__(cls)
+        ensemble._set_up(members, likelihood, forward, keep_members)
         return ensemble
 
     def __call__(self, batch: Any) -> Any:
@@ -121,8 +124,8 @@ class Ensemble:
         accumulator = self._likelihood.accumulator(keep_members=self._keep_members)
         with torch.no_grad():
             for index in range(self.n_samples):
-                self._load(index)
-                accumulator.update(_outputs((self._forward or feed)(self._shadow.module, batch)))
+                self._members.load_(index)
+                accumulator.update(_outputs((self._forward or feed)(self._members.module, batch)))
         return accumulator.compute()
 
     def predict(self, loader: Iterable[Any]) -> Any:
@@ -141,60 +144,35 @@ class Ensemble:
     @property
     def n_samples(self) -> int:
         """S, the members."""
-        return len(self._thetas)
+        return len(self._members)
 
     @property
     def layout(self) -> Layout:
         """The parameters that differ between members."""
-        return self._shadow.layout
+        return self._members.layout
 
     @property
     def thetas(self) -> Tensor:
         """The members' weights (S, D)."""
-        return self._thetas
+        return self._members.thetas
 
     def member(self, index: int) -> nn.Module:
         """A copy of member `index` as an ordinary model in eval mode, with its batch-norm statistics."""
         if not 0 <= index < self.n_samples:
             raise InputError(f"index: got {index}, the ensemble has members 0 to {self.n_samples - 1}")
-        self._load(index)
-        return copy.deepcopy(self._shadow.module)
+        return self._members.copy_of(index)
 
     def _set_up(
         self,
-        shadow: Shadow,
+        members: MemberStack,
         likelihood: Likelihood | None,
         forward: Forward | None,
         keep_members: bool | None,
     ) -> None:
-        self._shadow = shadow
-        # By clean name; of a compiled module and the module inside it, the inner one, which owns the buffers.
-        self._modules = {
-            clean_name(name): module for name, module in shadow.module.named_modules(remove_duplicate=False)
-        }
+        self._members = members
         self._likelihood: Likelihood = likelihood if likelihood is not None else Categorical()
         self._forward = forward
         self._keep_members = keep_members
-
-    def _load(self, index: int) -> None:
-        self._shadow.load_(self._thetas[index])
-        for name, value in self._buffers[index].items():
-            owner, _, leaf = name.rpartition(".")
-            self._modules[owner]._buffers[leaf] = value
-
-    def _refresh(self, refreshed: set[str], bn_loader: Iterable[Any] | None) -> None:
-        assert bn_loader is not None
-        check_loader("bn_loader", bn_loader, reads=self.n_samples)
-        module = self._shadow.module
-        frozen = set(batchnorm_modules(module)) - refreshed
-        for index in track(range(self.n_samples), "batch norm"):
-            self._load(index)
-            refresh_batchnorm_(module, bn_loader, forward=self._forward, frozen=frozen)
-            self._buffers[index] = {
-                f"{name}.{leaf}": buffer.clone()
-                for name in refreshed
-                for leaf, buffer in self._modules[name].named_buffers(recurse=False)
-            }
 
     def __repr__(self) -> str:
         return f"Ensemble({self.n_samples} members, D={self.layout.size:,})"
@@ -235,13 +213,15 @@ def _check_architecture(layout: Layout, model: nn.Module, index: int) -> None:
         )
 
 
-def _to_refresh(
-    model: nn.Module, policy: ExactBatchNorm | KeepBatchNorm, bn_loader: Iterable[Any] | None
-) -> set[str]:
-    if isinstance(policy, KeepBatchNorm):
+def _to_refresh(model: nn.Module, policy: BatchNormPolicy, bn_loader: Iterable[Any] | None) -> set[str]:
+    """Names of the layers that get statistics of their own for every member."""
+    if not isinstance(policy, BatchNormPolicy):
+        raise InputError(
+            f"batchnorm: got {policy!r}; pass swag.ExactBatchNorm(), swag.ControlVariateBatchNorm() or "
+            "swag.KeepBatchNorm()"
+        )
+    if not policy.needs_loader:
         return set()
-    if not isinstance(policy, ExactBatchNorm):
-        raise InputError(f"batchnorm: got {policy!r}; pass swag.ExactBatchNorm() or swag.KeepBatchNorm()")
     layers = batchnorm_modules(model, policy.frozen)
     if layers and bn_loader is None:
         raise InputError(
@@ -250,22 +230,6 @@ def _to_refresh(
             "batchnorm=swag.KeepBatchNorm() where they were frozen in training"
         )
     return set(layers)
-
-
-def _draw(posterior: Posterior, n_samples: int, seed: int | None) -> Tensor:
-    atoms: Tensor | None = getattr(posterior, "atoms", None)
-    if atoms is not None and n_samples % len(atoms) == 0:
-        if len(atoms) < n_samples:
-            _log.info(
-                "%r is %d point(s): each is predicted once instead of %d times",
-                posterior,
-                len(atoms),
-                n_samples,
-            )
-        return atoms.clone()  # what the caller does to the posterior's tensors later changes no prediction
-    return posterior.sample(
-        n_samples, generator=None if seed is None else torch.Generator().manual_seed(seed)
-    )
 
 
 def _outputs(result: Any) -> Tensor:

@@ -84,7 +84,8 @@ def load(path: str | os.PathLike[str], *, device: torch.device | str = "cpu") ->
         with safe_open(path, framework="pt", device=str(device)) as file:
             metadata = file.metadata() or {}
             header = _header(path, metadata)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            # Copied out of the mapped file, which another program may write over or cut short later.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         if isinstance(error, FileError):
             raise
@@ -103,7 +104,7 @@ def _header(path: Path, metadata: dict[str, str]) -> Header:
     try:
         document = json.loads(metadata["swag"])
         version, header = document["format_version"], document["object"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise FileError(f"{path}: its header is damaged ({error!r})") from error
     if version != FORMAT_VERSION:
         raise FileError(

@@ -70,6 +70,8 @@ def mixture_moments(weights: Array, means: Array, covs: Array) -> tuple[Array, A
 
 def mixture_log_prob(weights: Array, means: Array, covs: Array, theta: Array) -> Array:
     """log Σ w_m N(θ; μ_m, C_m) (S,) by torch.distributions."""
+    # torch raises weights of zero to 1e-16, so those components are left out.
+    weights, means, covs = weights[weights > 0], means[weights > 0], covs[weights > 0]
     components = torch.distributions.MultivariateNormal(torch.from_numpy(means), torch.from_numpy(covs))
     family = torch.distributions.Categorical(torch.from_numpy(weights))
     mixture = torch.distributions.MixtureSameFamily(family, components)

@@ -39,12 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = next((word for word in words if not word.startswith("-")), "")
     place = f"swag {name}" if name in COMMANDS else "swag"
     try:
-        arguments = _parser(name).parse_args(words)
-        code = int(import_module(COMMANDS[name].module).run(arguments))
+        code = _run(name, words)
         sys.stdout.flush()
         return code
-    except SystemExit as end:  # argparse has said what there is to say
-        return end.code if isinstance(end.code, int) else 2
     except SwagError as error:
         print(f"{place}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -56,6 +53,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 128 + 13
 
 
+def _run(name: str, words: Sequence[str]) -> int:
+    parser, own = _parsers(name)
+    try:
+        arguments, rest = parser.parse_known_args(words)
+        if rest:
+            own.error(f"unrecognized arguments: {' '.join(rest)}")
+    except SystemExit as end:  # argparse has said what there is to say
+        return end.code if isinstance(end.code, int) else 2
+    return int(import_module(COMMANDS[name].module).run(arguments))
+
+
 class _OneLineParser(argparse.ArgumentParser):
     """Says what is wrong in one line, as every other error of the command does."""
 
@@ -63,9 +71,9 @@ class _OneLineParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
 
 
-def _parser(name: str) -> argparse.ArgumentParser:
-    """The parser, in which only the subcommand `name` knows its own arguments."""
-    parser = _OneLineParser(
+def _parsers(name: str) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
+    """The whole parser, and that of the subcommand `name`, which alone knows its arguments."""
+    parser = own = _OneLineParser(
         prog="swag",
         description="Uncertainty from the weights of neural networks: SWA, SWAG and MultiSWAG in PyTorch.",
         epilog="swag COMMAND --help explains a command.",
@@ -76,10 +84,13 @@ def _parser(name: str) -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for key, command in COMMANDS.items():
-        own = commands.add_parser(key, help=command.help, description=f"{command.help}.", allow_abbrev=False)
+        added = commands.add_parser(
+            key, help=command.help, description=f"{command.help}.", allow_abbrev=False
+        )
         if key == name:
+            own = added
             import_module(command.module).add_arguments(own)
-    return parser
+    return parser, own
 
 
 class _Version(argparse.Action):

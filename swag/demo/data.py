@@ -102,7 +102,7 @@ def photograph_patches(n: int, generator: torch.Generator) -> Tensor:
     """
     from sklearn.datasets import load_sample_images
 
-    photographs = [torch.from_numpy(image).float().mean(-1) / 255 for image in load_sample_images().images]
+    photographs = [torch.tensor(image).float().mean(-1) / 255 for image in load_sample_images().images]
     patches = []
     for i in range(n):
         photograph = photographs[i % len(photographs)]

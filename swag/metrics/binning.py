@@ -1,7 +1,8 @@
 """Reliability in bins: which bin a confidence falls in, sums per bin, and the curve they make.
 
-Bins are right-closed, (k/B, (k+1)/B], and the first also holds 0. Confidences are compared with edges in their
-own precision (half types in float32), so that a float32 0.2 lies in the bin that ends at 0.2; sums are float64.
+Bins are right-closed, (k/B, (k+1)/B], and the first also holds 0. Confidences are compared with edges in
+their own precision (half types in float32), so that a float32 0.2 lies in the bin that ends at 0.2; sums are
+float64.
 """
 
 import math
@@ -117,7 +118,9 @@ class BinSums:
         return curve_from_sums(bin_edges(self.n_bins), self.counts, self.confidence, self.correct)
 
 
-def curve_from_sums(edges: Any, counts: torch.Tensor, confidence: torch.Tensor, correct: torch.Tensor) -> ReliabilityCurve:
+def curve_from_sums(
+    edges: Any, counts: torch.Tensor, confidence: torch.Tensor, correct: torch.Tensor
+) -> ReliabilityCurve:
     """A curve from what each bin sums to: n_b, Σ confidence, Σ right (integers or shares of ties)."""
     n = counts.double()
     return ReliabilityCurve(
@@ -131,8 +134,8 @@ def curve_from_sums(edges: Any, counts: torch.Tensor, confidence: torch.Tensor, 
 def equal_mass_curve(confidence: torch.Tensor, correct: torch.Tensor, n_bins: int) -> ReliabilityCurve:
     """Bins of equally many rows, cut at ranks ⌊k N/B⌋ of the sorted confidences, whatever the order of rows.
 
-    Rows that share a confidence cannot be told apart, so each counts with the mean accuracy of its tie before the
-    cut. With fewer rows than bins every row is its own bin.
+    Rows that share a confidence cannot be told apart, so each counts with the mean accuracy of its tie before
+    the cut. With fewer rows than bins every row is its own bin.
 
     Args:
         confidence: (N,).

@@ -39,7 +39,9 @@ def as_tensor(name: str, values: Any) -> torch.Tensor:
     if array.dtype == np.longdouble:
         array = array.astype(np.float64)
     if array.dtype.kind not in "fiub":
-        raise InputError(f"{name} is {type(values).__name__} of dtype {array.dtype}; give a tensor or numpy array of numbers")
+        raise InputError(
+            f"{name} is {type(values).__name__} of dtype {array.dtype}; give a tensor or numpy array of numbers"
+        )
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
     if any(stride < 0 for stride in array.strides):
@@ -87,7 +89,9 @@ def as_probs(probs: Any, name: str = "probs", dims: int = 2) -> torch.Tensor:
             hint = "; stack the members' probabilities: torch.stack(list_of_probs)"
         raise InputError(f"{name} has shape {shape}, expected {wanted}{hint}")
     if not tensor.is_floating_point():
-        raise InputError(f"{name} has dtype {tensor.dtype}, expected floating point; convert it: {name}.float()")
+        raise InputError(
+            f"{name} has dtype {tensor.dtype}, expected floating point; convert it: {name}.float()"
+        )
     if tensor.numel() == 0:
         raise InputError(f"{name} is empty: its shape is {shape}; give at least one row and one class")
     return tensor
@@ -111,10 +115,16 @@ def as_labels(labels: Any, n_rows: int, n_classes: int, device: torch.device) ->
         raise InputError(f"labels has shape {tuple(tensor.shape)}, expected ({n_rows},){hint}")
     if tensor.dtype not in INTEGER_TYPES:
         if tensor.is_floating_point() and bool(torch.isnan(tensor).any()):
-            raise InputError(f"labels holds NaN (dtype {tensor.dtype}); leave those rows out and give integer class indices")
-        raise InputError(f"labels has dtype {tensor.dtype}, expected integer class indices; convert: labels.long()")
+            raise InputError(
+                f"labels holds NaN (dtype {tensor.dtype}); leave those rows out and give integer class indices"
+            )
+        raise InputError(
+            f"labels has dtype {tensor.dtype}, expected integer class indices; convert: labels.long()"
+        )
     if len(tensor) != n_rows:
-        raise InputError(f"labels has {len(tensor)} rows but probs has {n_rows}; give one label for every row")
+        raise InputError(
+            f"labels has {len(tensor)} rows but probs has {n_rows}; give one label for every row"
+        )
     tensor = tensor.to(device=device, dtype=torch.int64)
     lowest, highest = (int(v) for v in torch.aminmax(tensor))
     if lowest < 0 or highest >= n_classes:
@@ -133,7 +143,11 @@ def as_vector(name: str, values: Any) -> torch.Tensor:
     """
     tensor = as_tensor(name, values)
     if tensor.dim() != 1:
-        hint = f"; drop the other dimension: {name}.squeeze(-1)" if tensor.dim() == 2 and tensor.shape[1] == 1 else ""
+        hint = (
+            f"; drop the other dimension: {name}.squeeze(-1)"
+            if tensor.dim() == 2 and tensor.shape[1] == 1
+            else ""
+        )
         raise InputError(f"{name} has shape {tuple(tensor.shape)}, expected (N,){hint}")
     return as_finite(name, tensor)
 
@@ -180,7 +194,9 @@ def above_zero(name: str, tensor: torch.Tensor) -> torch.Tensor:
     at_least_zero(name, tensor)
     if float(tensor.amin()) == 0:
         row = int((tensor == 0).nonzero()[0][0])
-        raise InputError(f"{name} row {row} is 0, so there is no density; add the noise's variance, or a floor, first")
+        raise InputError(
+            f"{name} row {row} is 0, so there is no density; add the noise's variance, or a floor, first"
+        )
     return tensor
 
 
@@ -194,7 +210,9 @@ def as_count(name: str, value: int, lowest: int = 1) -> int:
 def as_level(name: str, value: float) -> float:
     """A probability strictly between 0 and 1 (a fraction, not a percentage)."""
     if not isinstance(value, int | float | np.floating) or not 0 < value < 1:
-        hint = f"; as a fraction: {value / 100:g}" if isinstance(value, int | float) and 1 < value < 100 else ""
+        hint = (
+            f"; as a fraction: {value / 100:g}" if isinstance(value, int | float) and 1 < value < 100 else ""
+        )
         raise InputError(f"{name} is {value!r}; give a fraction between 0 and 1, both excluded{hint}")
     return float(value)
 
@@ -219,13 +237,21 @@ def explain_rows(name: str, probs: torch.Tensor) -> InputError:
         index = int(bad.int().argmax())
         row, total, where = part[index], float(sums[index]), f"{name} row {start + index}"
         if math.isnan(total) or math.isinf(total):
-            return InputError(f"{where} holds NaN or infinity; leave such rows out, or find where they come from")
+            return InputError(
+                f"{where} holds NaN or infinity; leave such rows out, or find where they come from"
+            )
         lowest = float(row.amin())
         if lowest < 0 and float(row.amax()) <= 0 and abs(float(row.exp().sum()) - 1) <= 1e-2:
-            return InputError(f"{where} holds {lowest:.4g}; these look like log-probabilities? apply exp first")
+            return InputError(
+                f"{where} holds {lowest:.4g}; these look like log-probabilities? apply exp first"
+            )
         if lowest < 0:
             return InputError(f"{where} holds {lowest:.4g}; these look like logits? apply softmax first")
         if abs(total - 100) <= 1:
-            return InputError(f"{where} sums to {total:.6g}; these look like percentages? divide by 100 first")
+            return InputError(
+                f"{where} sums to {total:.6g}; these look like percentages? divide by 100 first"
+            )
         return InputError(f"{where} sums to {total:.6g}, not 1; these look like logits? apply softmax first")
-    return InputError(f"{name} has a row that does not sum to 1 within {tolerance:g}; normalise it: p / p.sum(1, keepdim=True)")
+    return InputError(
+        f"{name} has a row that does not sum to 1 within {tolerance:g}; normalise it: p / p.sum(1, keepdim=True)"
+    )

@@ -1,7 +1,7 @@
 """Scores of rows that come in pieces: sums that can be added, saved, and merged across processes.
 
-The sums are counts and float64, so neither the order of the pieces nor the way they are divided matters beyond
-float64 rounding. The one-shot `classification_scores` is a stream of one piece.
+The sums are counts and float64, so neither the order of the pieces nor the way they are divided matters
+beyond float64 rounding. The one-shot `classification_scores` is a stream of one piece.
 """
 
 import math
@@ -46,8 +46,8 @@ class ClassificationScores:
 class StreamingClassification:
     r"""Accuracy, NLL, Brier score and calibration of rows that come in pieces.
 
-    State: counts and float64 sums, O(bins). `merge` adds another's; across processes, gather the `state_dict`s
-    (or sum them elementwise: every entry is additive but `n_bins`).
+    State: counts and float64 sums, O(bins). `merge` adds another's; across processes, gather the
+    `state_dict`s (or sum them elementwise: every entry is additive but `n_bins`).
 
     Args:
         n_bins: equal-width bins of confidence.
@@ -105,7 +105,9 @@ class StreamingClassification:
             InputError: it was made with another number of bins.
         """
         if other.n_bins != self.n_bins:
-            raise InputError(f"other has {other.n_bins} bins but this has {self.n_bins}; make both with the same n_bins")
+            raise InputError(
+                f"other has {other.n_bins} bins but this has {self.n_bins}; make both with the same n_bins"
+            )
         self._bins.merge(other._bins)
         self._n_impossible += other._n_impossible
         self._nll_sum += other._nll_sum
@@ -155,7 +157,9 @@ class StreamingClassification:
         if missing:
             raise InputError(f"state lacks {missing}; give what state_dict() returned")
         if state["n_bins"] != self.n_bins:
-            raise InputError(f"state has {state['n_bins']} bins but this has {self.n_bins}; make this with the same n_bins")
+            raise InputError(
+                f"state has {state['n_bins']} bins but this has {self.n_bins}; make this with the same n_bins"
+            )
         self._bins.counts = state["counts"].clone()
         self._bins.correct = state["correct"].clone()
         self._bins.confidence = state["confidence"].clone()

@@ -1,8 +1,9 @@
 """The one pass over a probability array that every classification score is computed in.
 
-The array is read in chunks that stay in the processor's cache while they are reduced to a few numbers a row, so
-memory is read once however many scores are asked for; rows are handed out in blocks, so what is done with those
-numbers costs few calls. Sums and signs of the rows are checked on the way: there is no second pass for it.
+The array is read in chunks that stay in the processor's cache while they are reduced to a few numbers a row,
+so memory is read once however many scores are asked for; rows are handed out in blocks, so what is done with
+those numbers costs few calls. Sums and signs of the rows are checked on the way: there is no second pass for
+it.
 """
 
 from collections.abc import Iterator
@@ -68,7 +69,9 @@ class Rows:
         lowest, highest = torch.aminmax(self._sums)
         if not (float(lowest) >= 1 - tolerance and float(highest) <= 1 + tolerance):
             return False
-        return not self._has_sign_bit or float(self._block.amin()) >= 0  # −0.0 has a sign bit, and is no error
+        return (
+            not self._has_sign_bit or float(self._block.amin()) >= 0
+        )  # −0.0 has a sign bit, and is no error
 
     @cached_property
     def confidence(self) -> torch.Tensor:
@@ -172,6 +175,8 @@ def check_probs(probs: Any, name: str = "probs", dims: int = 2) -> torch.Tensor:
     for start, stop in chunk_bounds(rows):
         part = working(rows[start:stop])
         lowest, highest = torch.aminmax(part.sum(1))
-        if not (float(part.amin()) >= 0 and float(lowest) >= 1 - tolerance and float(highest) <= 1 + tolerance):
+        if not (
+            float(part.amin()) >= 0 and float(lowest) >= 1 - tolerance and float(highest) <= 1 + tolerance
+        ):
             raise explain_rows(name, rows)
     return tensor

@@ -103,6 +103,12 @@ class Mixture:
 
     def sample(self, n_samples: int = 1, *, generator: torch.Generator | None = None) -> Tensor:
         """Draws (n_samples, D); the first m of n do not depend on n."""
+        return self.sample_with_components(n_samples, generator=generator)[0]
+
+    def sample_with_components(
+        self, n_samples: int = 1, *, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """What `sample` draws, and which component each came from (n_samples,)."""
         check_n_samples(n_samples)
         seed, *own = split_seeds(take_seed(generator), 1 + len(self.posteriors))
         chosen = self.components(n_samples, seed=seed)
@@ -112,8 +118,8 @@ class Mixture:
             at = (chosen == m).nonzero().flatten()
             if len(at):
                 drawn = posterior.sample(len(at), generator=torch.Generator().manual_seed(own[m]))
-                theta[at.to(theta.device)] = drawn
-        return theta
+                theta[at.to(theta.device)] = drawn.to(theta.device)
+        return theta, chosen
 
     def log_prob(self, theta: Tensor) -> Tensor:
         """log Σ w_m p_m(θ) in nats by log-sum-exp; θ (D,) or (S, D).

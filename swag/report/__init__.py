@@ -1,4 +1,4 @@
-"""Every calibration, out-of-distribution and regression figure with its uncertainty, in one file people can open.
+"""Every calibration, out-of-distribution and regression figure with its uncertainty, in one file to open.
 
     Predictive ──► Results ──► table, HTML, JSON, Markdown, CSV, plots
 

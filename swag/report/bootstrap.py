@@ -1,12 +1,12 @@
 r"""Bootstrap kernels: resampling weights as matrices, statistics as matrix products. They know only arrays.
 
-A resample of N rows is a vector of counts w ~ Multinomial(N; 1/N, …, 1/N). Weights come in chunks of shape (c, N),
-one row a resample; the same (seed, stream) gives the same weights again, so every method, metric and score meets
-the same resamples and differences between them are paired. c·N is bounded, so memory does not grow with the number
-of resamples.
+A resample of N rows is a vector of counts w ~ Multinomial(N; 1/N, …, 1/N). Weights come in chunks of shape
+(c, N), one row a resample; the same (seed, stream) gives the same weights again, so every method, metric and
+score meets the same resamples and differences between them are paired. c·N is bounded, so memory does not
+grow with the number of resamples.
 
-With unit weights in float64 each kernel equals the function of the same name in `swag.metrics`. Counts are whole
-numbers, so float32 holds them exactly; sums of other quantities are taken in float64.
+With unit weights in float64 each kernel equals the function of the same name in `swag.metrics`. Counts are
+whole numbers, so float32 holds them exactly; sums of other quantities are taken in float64.
 """
 
 import dataclasses
@@ -33,7 +33,8 @@ def weight_chunks(
         seed: Any integer ≥ 0. The global generators are not touched.
         stream: Sets resampled independently of each other (test rows, each out-of-distribution set) take
             different streams.
-        size: Replicates a chunk, by default as many as keep c·N near a million. It does not change the weights.
+        size: Replicates a chunk, by default as many as keep c·N near a million. It does not change the
+            weights.
 
     Yields:
         (c, N) float32 arrays of counts, each row summing to N; the c add up to R.
@@ -69,8 +70,8 @@ def weighted_means(contributions: Array, weights: Weights) -> Array:
     """
     from scipy.sparse import csr_array
 
-    # A sparse product although the rows are dense: BLAS threads beside torch's can be a hundred times slower, and
-    # the sums would depend on their number.
+    # A sparse product although the rows are dense: BLAS threads beside torch's can be a hundred times slower,
+    # and the sums would depend on their number.
     w = np.ascontiguousarray(weights.T, dtype=np.float64)
     total = w.sum(axis=0)
     infinite = np.isposinf(contributions)
@@ -108,26 +109,30 @@ class Acceptance:
 
     Attributes:
         order: (N,) most confident first.
-        last: (N,) for each place in that order, the last place of equal confidence; None without ties.
+        ends: (G,) last place of each run of equal confidence; None where all N differ.
         errors: (N,) 0 or 1, in that order.
+        harmonic: (N + 1,) H_k = Σ_{j ≤ k} 1/j.
     """
 
     order: npt.NDArray[np.intp]
-    last: npt.NDArray[np.intp] | None
-    errors: npt.NDArray[np.float32]
+    ends: npt.NDArray[np.intp] | None
+    errors: Array
+    harmonic: Array
 
     @classmethod
     def of(cls, errors: Array, confidence: Array) -> "Acceptance":
         """From errors (N,) and confidence (N,)."""
         order = np.argsort(-confidence, kind="stable")
-        return cls(order, _last_of_ties(confidence[order]), errors[order].astype(np.float32))
+        harmonic = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, len(order) + 1))])
+        return cls(order, _ends_of_ties(confidence[order]), errors[order], harmonic)
 
 
 def aurc(rows: Acceptance, weights: Weights) -> Array:
     r"""Area under the risk–coverage curve: the mean over k of the error rate among the k most confident rows.
 
-    A row drawn w times counts as w neighbouring rows. Rows of equal confidence are accepted together,
-    each at the error rate they end with.
+    Rows of equal confidence count with the mean error of their tie, and so do the copies of a row drawn more than
+    once. A tie of W rows, E of them wrong, after B rows, A of them wrong, adds
+    Σ_{j ≤ W} (A + j E/W)/(B + j) = E + (A − B E/W)(H_{B+W} − H_B).
 
     Args:
         rows: The method's order.
@@ -137,10 +142,17 @@ def aurc(rows: Acceptance, weights: Weights) -> Array:
         (c,).
     """
     w = np.take(weights, rows.order, axis=1)
-    covered = _at(np.cumsum(w, axis=1), rows.last)
-    wrong = _at(np.cumsum(w * rows.errors, axis=1), rows.last)
-    risk = np.divide(wrong, np.maximum(covered, 1e-30, out=covered), out=wrong)
-    return np.asarray(np.einsum("cn,cn->c", w, risk, dtype=np.float64) / w.sum(axis=1, dtype=np.float64))
+    covered, wrong = np.cumsum(w, axis=1), np.cumsum(w * rows.errors.astype(w.dtype), axis=1)
+    if rows.ends is not None:
+        covered, wrong = np.take(covered, rows.ends, axis=1), np.take(wrong, rows.ends, axis=1)
+    harmonic = np.take(rows.harmonic.astype(w.dtype), covered.astype(np.intp))
+    size, errors = (np.diff(sums, axis=1, prepend=0) for sums in (covered, wrong))
+    rate = np.divide(errors, size, out=np.zeros_like(size), where=size > 0)
+    excess = (wrong - errors) - (covered - size) * rate
+    total = wrong[:, -1] + np.einsum(
+        "cn,cn->c", excess, np.diff(harmonic, axis=1, prepend=0), dtype=np.float64
+    )
+    return np.asarray(total / covered[:, -1], dtype=np.float64)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -197,13 +209,16 @@ def detection(ranking: Ranking, weights_in: Weights, weights_out: Weights) -> di
     return {"auroc": 1.0 - beaten / (2 * positives * negatives), "aupr": aupr, "fpr95": fpr95}
 
 
+def _ends_of_ties(values: Array) -> npt.NDArray[np.intp] | None:
+    """Index of the last of each run of equal elements in a sorted array (N,); None if all differ."""
+    differs = np.append(values[1:] != values[:-1], True)
+    return None if differs.all() else np.flatnonzero(differs)
+
+
 def _last_of_ties(values: Array) -> npt.NDArray[np.intp] | None:
     """For each element of a sorted array (N,), the index of the last one equal to it; None if all differ."""
-    differs = np.append(values[1:] != values[:-1], True)
-    if differs.all():
-        return None
-    ends = np.flatnonzero(differs)
-    return np.repeat(ends, np.diff(ends, prepend=-1))
+    ends = _ends_of_ties(values)
+    return None if ends is None else np.repeat(ends, np.diff(ends, prepend=-1))
 
 
 def _at(sums: Weights, index: npt.NDArray[np.intp] | None) -> Weights:

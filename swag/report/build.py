@@ -28,9 +28,10 @@ from swag.report.results import (
 from swag.report.words import summary
 
 INTERVALS_NOTE = (
-    "Intervals come from resampling the test rows. They say how far another test set of this size would move a figure; "
-    "they do not contain the differences between training runs. Each holds on its own, without a correction for their "
-    "number."
+    "Intervals come from resampling the test rows. They say how far another test set of this size "
+    "would move a "
+    "figure; they do not contain the differences between training runs. Each holds on its own, without a "
+    "correction for their number."
 )
 
 
@@ -54,15 +55,18 @@ def build(
     """All figures of a report; arguments as in `swag.Report`."""
     given = check_methods(predictions)
     settings = Settings(
-        as_count("n_bins", n_bins), as_count("n_bootstrap", n_bootstrap, 2), as_level("level", level),
+        as_count("n_bins", n_bins),
+        as_count("n_bootstrap", n_bootstrap, 2),
+        as_level("level", level),
         as_count("seed", seed, 0),
-    )  # fmt: skip
+    )
     base = _baseline(baseline, given)
     gaussian = [name for name, output in given.items() if is_regression(output)]
     if gaussian and len(gaussian) < len(given):
         others = [name for name in given if name not in gaussian]
         raise InputError(
-            f"predictions: {gaussian} are Gaussian and {others} are class probabilities; make one report of each kind"
+            f"predictions: {gaussian} are Gaussian and {others} are class probabilities; "
+            "make one report of each kind"
         )
     facts = {**_versions(), **{str(key): str(value) for key, value in (provenance or {}).items()}}
     if gaussian:
@@ -82,8 +86,9 @@ def build(
     for name, output in outputs.items():
         if output.probs.shape != (n, n_classes):
             raise InputError(
-                f"predictions[{name!r}] has shape {output.probs.shape}, predictions[{first!r}] {(n, n_classes)}; "
-                "every method must predict the same rows and classes"
+                f"predictions[{name!r}] has shape {tuple(output.probs.shape)}, "
+                f"predictions[{first!r}] {(n, n_classes)}; every method must predict the same rows "
+                "and classes"
             )
     y = class_labels(labels, n, n_classes)
     names = _class_names(class_names, n_classes)
@@ -101,7 +106,9 @@ def build(
     sets, more = _ood(ood, outputs, settings)
     metrics, scores, paired = tabulate([*found, *more], tuple(outputs), base)
     focus = min(outputs, key=lambda name: scores[name]["nll"].value or 0.0)
-    pictures = uncertain_inputs(images, outputs[focus].probs, outputs[focus].scores["entropy"], y, names)
+    pictures = uncertain_inputs(
+        images, outputs[focus].probs.double().numpy(), outputs[focus].scores["entropy"], y, names
+    )
     rows = clf.rows_of(list(outputs.values()), y, settings.n_bins)
     details = Classification(
         n_classes=n_classes,
@@ -109,9 +116,7 @@ def build(
         class_counts=tuple(int((y == c).sum()) for c in range(n_classes)),
         temperatures=temperatures,
         reliability={name: clf.reliability(rows, i, settings) for i, name in enumerate(outputs)},
-        risk_coverage={
-            name: clf.risk_coverage(rows.correct[i], rows.confidence[i]) for i, name in enumerate(outputs)
-        },
+        risk_coverage={name: clf.risk_coverage_curve(out.probs, y) for name, out in outputs.items()},
         entropy_in={
             name: clf.entropy_histogram(out.scores["entropy"], n_classes) for name, out in outputs.items()
         },
@@ -127,11 +132,20 @@ def build(
     if validation is None:
         notes.append("No validation rows were given, so there is no NLL after temperature scaling.")
     return Results(
-        kind="classification", title=str(title), n_rows=n, methods=tuple(outputs), baseline=base, settings=settings,
-        metrics=metrics, scores=scores, differences=paired,
+        kind="classification",
+        title=str(title),
+        n_rows=n,
+        methods=tuple(outputs),
+        baseline=base,
+        settings=settings,
+        metrics=metrics,
+        scores=scores,
+        differences=paired,
         summary=summary("classification", n, n_classes, base, metrics, scores, paired, settings),
-        notes=tuple(notes), provenance={**facts, **_members(outputs)}, classification=details,
-    )  # fmt: skip
+        notes=tuple(notes),
+        provenance={**facts, **_members(outputs)},
+        classification=details,
+    )
 
 
 def _ood(
@@ -148,7 +162,7 @@ def _ood(
             method: class_probabilities(output, f"{where}[{method!r}]")
             for method, output in check_methods(given, where).items()
         }
-        sizes = {output.probs.shape for output in outside.values()}
+        sizes = {tuple(output.probs.shape) for output in outside.values()}
         unknown = [method for method in outside if method not in inside]
         if unknown:
             raise InputError(f"{where}: {unknown[0]!r} is no method of predictions; use {list(inside)}")

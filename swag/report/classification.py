@@ -1,7 +1,7 @@
 """What a classification report computes from probabilities and labels: the columns of its table."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,9 @@ import torch
 
 from swag.errors import InputError
 from swag.metrics.binning import bin_edges, bin_index
+from swag.metrics.calibration import class_bins
+from swag.metrics.classification import row_scores
+from swag.metrics.selective import risk_coverage
 from swag.report import bootstrap
 from swag.report.columns import Column
 from swag.report.definitions import classification_metrics
@@ -36,17 +39,23 @@ class Rows:
 
 
 def rows_of(outputs: Sequence[ClassProbabilities], labels: Labels, n_bins: int) -> Rows:
-    """Row contributions of M methods' probabilities (N, C)."""
-    index = np.arange(len(labels))
-    confidence = np.stack([output.probs.max(axis=1) for output in outputs])
-    true = np.stack([output.probs[index, labels] for output in outputs])
-    squares = np.stack([np.einsum("nc,nc->n", output.probs, output.probs) for output in outputs])
+    """Row contributions of M methods; the NLL is from log-probabilities where there are any."""
+    index, y = torch.arange(len(labels)), torch.from_numpy(labels)
+    scores = [row_scores(output.probs, labels) for output in outputs]
+    nlls = [
+        row.nll if output.log_probs is None else -output.log_probs[index, y].double()
+        for row, output in zip(scores, outputs, strict=True)
+    ]
+
+    def stacked(columns: Iterable[torch.Tensor]) -> Array:
+        return torch.stack([column.double() for column in columns]).numpy()
+
     return Rows(
-        correct=np.stack([(output.probs.argmax(axis=1) == labels) for output in outputs]).astype(np.float64),
-        confidence=confidence,
-        nll=np.stack([-output.log_probs[index, labels] for output in outputs]) + 0.0,
-        brier=np.maximum(squares - 2 * true + 1, 0.0),
-        bins=np.stack([bin_index(output.confidence, n_bins).numpy() for output in outputs]),
+        correct=stacked(row.correct for row in scores),
+        confidence=stacked(row.confidence for row in scores),
+        nll=stacked(nlls) + 0.0,
+        brier=stacked(row.brier for row in scores),
+        bins=np.stack([bin_index(row.confidence, n_bins).numpy() for row in scores]),
     )
 
 
@@ -135,13 +144,10 @@ def reliability(rows: Rows, i: int, settings: Settings) -> Reliability:
     )
 
 
-def risk_coverage(correct: Array, confidence: Array) -> Curve:
-    """Error rate among the most confident share of rows, at up to 200 shares, equal confidences together."""
-    order = np.argsort(-confidence, kind="stable")
-    last = np.flatnonzero(np.append(np.diff(confidence[order]) != 0, True))
-    risk = np.cumsum(1.0 - correct[order])[last] / (last + 1)
-    kept = np.unique(np.linspace(0, len(last) - 1, min(_CURVE_POINTS, len(last))).round().astype(int))
-    return Curve(tuple(((last[kept] + 1) / len(order)).tolist()), tuple(risk[kept].tolist()))
+def risk_coverage_curve(probs: torch.Tensor, labels: Labels) -> Curve:
+    """Error rate among the most confident share of rows, at up to 200 shares."""
+    curve = risk_coverage(probs, labels, max_points=_CURVE_POINTS)
+    return Curve(curve.coverage, curve.risk)
 
 
 def entropy_histogram(entropy: Array, n_classes: int) -> Histogram:
@@ -155,20 +161,24 @@ def worst_classes(
     output: ClassProbabilities, labels: Labels, method: str, names: Sequence[str], n_bins: int, most: int = 5
 ) -> tuple[ClassScore, ...]:
     """The classes with the highest one-vs-rest ECE, Σ_b |Σ_{i∈b} (1[y_i = c] − p_ic)| / N, worst first."""
-    n, n_classes = output.probs.shape
+    _, predicted, observed = (part.numpy() for part in class_bins(output.probs, labels, n_bins))
+    errors = np.abs(observed - predicted).sum(axis=1) / len(labels)
+    chosen = output.probs.argmax(dim=1).numpy()
     scores = []
-    predicted = output.probs.argmax(axis=1)
-    for c, name in enumerate(names):
-        p, is_class = output.probs[:, c], labels == c
-        gaps = np.bincount(bin_index(torch.tensor(p), n_bins).numpy(), is_class - p, n_bins)
-        recall = float((predicted[is_class] == c).mean()) if is_class.any() else None
+    for c in np.argsort(-errors, kind="stable")[:most]:
+        rows = labels == c
         scores.append(
             ClassScore(
-                method, name, int(is_class.sum()), recall, float(p.mean()), float(is_class.mean()),
-                float(np.abs(gaps).sum() / n),
+                method=method,
+                name=names[c],
+                n_rows=int(rows.sum()),
+                recall=float((chosen[rows] == c).mean()) if rows.any() else None,
+                mean_probability=float(predicted[c].sum() / len(labels)),
+                frequency=float(rows.mean()),
+                ece=float(errors[c]),
             )
-        )  # fmt: skip
-    return tuple(sorted(scores, key=lambda score: -score.ece)[:most])
+        )
+    return tuple(scores)
 
 
 def temperature_nll(
@@ -194,11 +204,12 @@ def temperature_nll(
             raise InputError(
                 f"{name} has {fitted_on.probs.shape[1]} classes, predictions[{method!r}] {test.shape[1]}"
             )
-        if fitted_on.probs.shape == test.shape and np.array_equal(fitted_on.probs, test):
+        if fitted_on.probs.shape == test.shape and torch.equal(fitted_on.probs.to(test), test):
             raise InputError(
                 f"{name} holds the very rows of predictions[{method!r}]; fit temperatures on other rows"
             )
-        rows = class_labels(validation_labels, *fitted_on.probs.shape)
+        n_rows, n_classes = fitted_on.probs.shape
+        rows = class_labels(validation_labels, n_rows, n_classes, "validation_labels")
         scaling = TemperatureScaling.fit(fitted_on.probs, rows)
         temperatures[method] = float(scaling.temperature)
         scaled = np.asarray(scaling(test))

@@ -9,7 +9,7 @@ from swag.report.sampled import Sampled, differences, estimates
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Column:
-    """A metric, the methods that have it, their figures, and for each the rows with an infinite contribution."""
+    """A metric, the methods that have it, their figures, and how many rows of each are infinite."""
 
     metric: Metric
     methods: tuple[str, ...]

@@ -8,9 +8,9 @@
      "summary": […], "notes": […], "provenance": {…},
      "classification": {…} or null, "regression": {…} or null}
 
-Numbers are JSON numbers; infinities are the strings "Infinity" and "-Infinity"; null says that there is no figure.
-NaN does not occur. Keys come in the order of the fields, so the same results give the same bytes.
-A reader of version n reads every version up to n.
+Numbers are JSON numbers; infinities are the strings "Infinity" and "-Infinity"; null says that there is no
+figure. NaN does not occur. Keys come in the order of the fields, so the same results give the same bytes. A
+reader of version n reads every version up to n.
 """
 
 import dataclasses

@@ -26,13 +26,15 @@ def classification_figures(results: Results) -> dict[str, Any]:
         (
             method,
             draw(
-                partial(_paint_reliability, details, method), 2.5, 3.05,
-                f"Reliability diagram of {method}: accuracy against confidence in bins, and how many rows each holds",
+                partial(_paint_reliability, details, method),
+                2.5,
+                3.05,
+                f"Reliability diagram of {method}: accuracy against confidence in bins, and rows per bin",
                 f"r{k}",
             ),
         )
         for k, method in enumerate(results.methods)
-    ]  # fmt: skip
+    ]
     risk = draw(
         partial(_paint_risk, details),
         6.4,
@@ -46,12 +48,15 @@ def classification_figures(results: Results) -> dict[str, Any]:
             (
                 method,
                 draw(
-                    partial(_paint_entropy, details, s, method), 2.5, 1.75,
-                    f"Entropies of {method} on test rows and on {ood.name}", f"e{s}-{k}",
+                    partial(_paint_entropy, details, s, method),
+                    2.5,
+                    1.75,
+                    f"Entropies of {method} on test rows and on {ood.name}",
+                    f"e{s}-{k}",
                 ),
             )
             for k, method in enumerate(ood.entropy_out)
-        ]  # fmt: skip
+        ]
         entropies.append({"name": ood.name, "panels": panels})
     return {"reliability": diagrams, "risk_coverage": risk, "entropies": entropies}
 
@@ -64,12 +69,15 @@ def regression_figures(results: Results) -> dict[str, Any]:
         (
             method,
             draw(
-                partial(_paint_pit, results, method), 2.5, 1.9,
-                f"Histogram of the probability integral transform of {method}", f"p{k}",
+                partial(_paint_pit, results, method),
+                2.5,
+                1.9,
+                f"Histogram of the probability integral transform of {method}",
+                f"p{k}",
             ),
         )
         for k, method in enumerate(results.methods)
-    ]  # fmt: skip
+    ]
     coverage = draw(
         partial(_paint_coverage, details),
         6.4,

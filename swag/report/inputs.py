@@ -1,4 +1,4 @@
-"""What a caller hands in, checked and turned into float64 arrays on the CPU. The only file that knows predictives."""
+"""What a caller hands in, checked and turned into float64 arrays. The only file that knows predictives."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from swag.errors import InputError, StateError
-from swag.metrics.inputs import as_labels, as_tensor, as_vector, working
+from swag.metrics.inputs import as_labels, as_tensor, as_vector
 from swag.metrics.sweep import check_probs
 
 Array = npt.NDArray[np.float64]
@@ -21,16 +21,14 @@ class ClassProbabilities:
     """A classifier's output for N rows.
 
     Attributes:
-        probs: (N, C).
-        confidence: (N,) the largest probability, in the precision it came in, which decides its bin.
-        log_probs: (N, C), from the predictive where it has them (exact where `probs` underflow).
+        probs: (N, C) on the CPU, in the precision they came in.
+        log_probs: (N, C) where the predictive has them: exact where `probs` underflow.
         scores: Out-of-distribution scores by name, (N,) each, higher = more out-of-distribution.
         n_samples: Members averaged, or None where it is not known.
     """
 
-    probs: Array
-    confidence: torch.Tensor
-    log_probs: Array
+    probs: torch.Tensor
+    log_probs: torch.Tensor | None
     scores: Mapping[str, Array]
     n_samples: int | None
 
@@ -66,7 +64,8 @@ def check_methods(predictions: Any, name: str = "predictions") -> dict[str, Any]
     """The mapping from method to predictions, non-empty and with usable names."""
     if not isinstance(predictions, Mapping):
         raise InputError(
-            f'{name}: got {type(predictions).__name__}; pass a dict such as {{"SGD": predictive, "SWAG": predictive}}'
+            f"{name}: got {type(predictions).__name__}; pass a dict of method and predictive, "
+            'such as {"SGD": ..., "SWAG": ...}'
         )
     if not predictions:
         raise InputError(f"{name}: the dict is empty; pass at least one method")
@@ -81,23 +80,27 @@ def is_regression(output: Any) -> bool:
     return all(hasattr(output, part) for part in ("mean", "variance")) and not hasattr(output, "shape")
 
 
-def class_labels(labels: Any, n_rows: int, n_classes: int) -> Labels:
+def class_labels(labels: Any, n_rows: int, n_classes: int, name: str = "labels") -> Labels:
     """Labels (N,) as integers in [0, C)."""
-    tensor = as_labels(labels, n_rows, n_classes, torch.device("cpu"))
+    try:
+        tensor = as_labels(labels, n_rows, n_classes, torch.device("cpu"))
+    except InputError as error:
+        raise InputError(str(error).replace("labels", name, 1)) from None
     return tensor.numpy().astype(np.intp)
 
 
 def class_probabilities(output: Any, name: str) -> ClassProbabilities:
     """Checks one classifier's output: probabilities (N, C) or a predictive that has them."""
-    given_probs = check_probs(getattr(output, "probs", output), name).cpu()
-    probs = given_probs.double().numpy()
+    probs = check_probs(getattr(output, "probs", output), name).cpu()
     if probs.shape[1] < 2:
-        raise InputError(f"{name} has shape {probs.shape}; give both classes: torch.stack([1 - p, p], dim=1)")
-    given = getattr(output, "log_probs", None)
-    with np.errstate(divide="ignore"):
-        log_probs = np.log(probs) if given is None else as_tensor(name, given).cpu().double().numpy()
+        raise InputError(
+            f"{name} has shape {tuple(probs.shape)}; give both classes: torch.stack([1 - p, p], dim=1)"
+        )
+    log_probs = getattr(output, "log_probs", None)
+    log_probs = None if log_probs is None else as_tensor(f"{name}.log_probs", log_probs).cpu()
     n_samples = getattr(output, "n_samples", None)
-    scores = {"max_prob": 1.0 - probs.max(axis=1), "entropy": entropy(probs)}
+    exact = probs.double().numpy()
+    scores = {"max_prob": 1.0 - exact.max(axis=1), "entropy": entropy(exact)}
     if n_samples != 1 and getattr(output, "mutual_information", None) is not None:
         scores["mutual_information"] = _column(
             output.mutual_information, len(probs), f"{name}.mutual_information"
@@ -106,7 +109,7 @@ def class_probabilities(output: Any, name: str) -> ClassProbabilities:
         scores["energy"] = _column(output.energy, len(probs), f"{name}.energy")
     if getattr(output, "max_logit", None) is not None:
         scores["max_logit"] = -_column(output.max_logit, len(probs), f"{name}.max_logit")
-    return ClassProbabilities(probs, working(given_probs).amax(1), log_probs, scores, n_samples)
+    return ClassProbabilities(probs, log_probs, scores, n_samples)
 
 
 def gaussian_output(output: Any, y: Array, name: str) -> GaussianOutput:

@@ -2,13 +2,14 @@ r"""From bootstrap replicates to intervals: BCa for means, percentile for the re
 
 Which interval, and why (each measured by simulation in tests/test_bootstrap.py):
 
-- Means over rows (NLL, Brier) and AUROC: BCa (Efron 1987), whose bias constant comes from the replicates and whose
-  acceleration is known in closed form from the rows' influence. A plain percentile interval of a skewed NLL misses
-  too often on small sets.
+- Means over rows (NLL, Brier) and AUROC: BCa (Efron 1987), whose bias constant comes from the replicates and
+  whose acceleration is known in closed form from the rows' influence. A plain percentile interval of a skewed
+  NLL misses too often on small sets.
 - Accuracy: Wilson's score interval, which says something even when every row is right.
 - AURC, AUPR and FPR at 95 % TPR: percentile.
-- ECE: the plug-in ECE of N rows is too high on average, and its resamples twice over, so percentile intervals can
-  lie wholly above the truth. `ece_interval` asks which true miscalibrations would give an ECE like the one seen.
+- ECE: the plug-in ECE of N rows is too high on average, and its resamples twice over, so percentile intervals
+  can lie wholly above the truth. `ece_interval` asks which true miscalibrations would give an ECE like the
+  one seen.
 """
 
 from collections.abc import Callable
@@ -22,7 +23,7 @@ Interval = tuple[float, float]
 
 
 def quantile(replicates: Array, levels: Array) -> Array:
-    """Order statistics without interpolation, so that infinities stay what they are: (…, R), (…, L) → (…, L)."""
+    """Order statistics without interpolation, so infinities stay what they are: (…, R), (…, L) → (…, L)."""
     ordered = np.sort(replicates, axis=-1)
     last = ordered.shape[-1] - 1
     index = np.clip(np.round(levels * (last + 1) - 0.5), 0, last).astype(np.intp)
@@ -38,8 +39,8 @@ def percentile_interval(replicates: Array, level: float) -> Interval:
 def bca_interval(replicates: Array, value: float, acceleration: float, level: float) -> Interval:
     r"""Bias-corrected and accelerated interval.
 
-    The ends are the replicates' quantiles at Φ(z₀ + (z₀ + z)/(1 − a (z₀ + z))) for z = Φ⁻¹((1 ∓ level)/2), with
-    z₀ = Φ⁻¹(share of replicates below the value, ties one half).
+    The ends are the replicates' quantiles at Φ(z₀ + (z₀ + z)/(1 − a (z₀ + z))) for z = Φ⁻¹((1 ∓ level)/2),
+    with z₀ = Φ⁻¹(share of replicates below the value, ties one half).
 
     Args:
         replicates: (R,).
@@ -82,10 +83,11 @@ def wilson_interval(successes: npt.ArrayLike, trials: npt.ArrayLike, level: floa
 def ece_interval(gap_sums: Array, replicates: Array, n_rows: int, level: float) -> Interval:
     r"""Interval for the binned ECE of the population, by inverting the resamples along shrunken gaps.
 
-    Let g_b be the bin sums of (correct − confidence) and e_rb = g*_rb − g_b their resampling errors. A population with
-    gaps t·g_b, whose ECE is t·ÊCE, would show ECEs T_r(t) = Σ_b |t g_b + e_rb| / N. The interval holds every
-    t·ÊCE under which the ÊCE seen lies within the central `level` of T(t), each end found by bisection. It can
-    reach 0, and for a calibrated model it does; its upper end is never below the ÊCE that is printed next to it.
+    Let g_b be the bin sums of (correct − confidence) and e_rb = g*_rb − g_b their resampling errors. A
+    population with gaps t·g_b, whose ECE is t·ÊCE, would show ECEs T_r(t) = Σ_b |t g_b + e_rb| / N. The
+    interval holds every t·ÊCE under which the ÊCE seen lies within the central `level` of T(t), each end
+    found by bisection. It can reach 0, and for a calibrated model it does; its upper end is never below the
+    ÊCE that is printed next to it.
 
     Args:
         gap_sums: (B,) Σ over the bin's rows of correct − confidence.
@@ -126,9 +128,9 @@ def difference_from_intervals(
 ) -> Interval:
     r"""Interval of a difference from the intervals of its two terms (Zou & Donner 2008, "MOVER").
 
-    low = x − y − √((x − l_x)² + (u_y − y)² − 2ρ (x − l_x)(u_y − y)), and high likewise with the other ends. It hands
-    on what makes the two intervals right (here: that they know the ECE's bias), which resampling the difference
-    would lose.
+    low = x − y − √((x − l_x)² + (u_y − y)² − 2ρ (x − l_x)(u_y − y)), and high likewise with the other ends.
+    It hands on what makes the two intervals right (here: that they know the ECE's bias), which resampling the
+    difference would lose.
 
     Args:
         first: x.

@@ -9,7 +9,7 @@ ARROWS: dict[Direction, str] = {"higher": "↑", "lower": "↓", "none": ""}
 
 
 def digits(figures: Iterable[Estimate | Difference]) -> int:
-    """Decimals that show two digits of the column's middle half-width, and at most four of its largest figure."""
+    """Decimals that show two digits of the column's middle half-width, at most four of its largest figure."""
     figures = list(figures)
     sizes = [abs(f.value) for f in figures if f.value is not None and math.isfinite(f.value) and f.value]
     halves = sorted(

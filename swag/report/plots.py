@@ -1,7 +1,7 @@
 """The report's plots. Each takes an axes and results, draws, and returns the axes.
 
-They read results only, never predictions, so a report loaded from JSON draws the same. Colours are Okabe and Ito's;
-methods also differ by dash and marker. Nothing here imports pyplot or touches its state.
+They read results only, never predictions, so a report loaded from JSON draws the same. Colours are Okabe and
+Ito's; methods also differ by dash and marker. Nothing here imports pyplot or touches its state.
 
     figure, ax = matplotlib.pyplot.subplots()
     swag.report.plot_reliability(ax, report.results.classification.reliability["SWAG"])
@@ -20,13 +20,16 @@ if TYPE_CHECKING:
 BLUE, VERMILLION, GREEN, PINK, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 CYCLE = (BLUE, VERMILLION, GREEN, PINK, ORANGE, SKY, "#6E6E6E", "#8C6D1F")
 DASHES: tuple[tuple[float, tuple[float, ...] | None], ...] = (
-    (0, None), (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)),
-)  # fmt: skip
+    (0, None),
+    (0, (5, 1.5)),
+    (0, (1.2, 1.2)),
+    (0, (5, 1.5, 1.2, 1.5)),
+)
 INK = "#3B3F45"
 
 
 def plot_reliability(ax: "Axes", reliability: Reliability, *, label: str = "", color: str = BLUE) -> "Axes":
-    """Accuracy against confidence: a dot a bin, a box for the accuracy's interval, the diagonal for calibration.
+    """Accuracy against confidence: a dot a bin, a box for its interval, the diagonal for calibration.
 
     Args:
         ax: Where to draw.
@@ -64,9 +67,15 @@ def plot_confidence_histogram(ax: "Axes", reliability: Reliability, *, color: st
     """Share of rows in each bin of confidence, in percent."""
     edges, counts = np.array(reliability.edges), np.array(reliability.counts)
     ax.bar(
-        edges[:-1], 100 * counts / counts.sum(), width=np.diff(edges), align="edge", color=color, alpha=0.75,
-        edgecolor="white", linewidth=0.4,
-    )  # fmt: skip
+        edges[:-1],
+        100 * counts / counts.sum(),
+        width=np.diff(edges),
+        align="edge",
+        color=color,
+        alpha=0.75,
+        edgecolor="white",
+        linewidth=0.4,
+    )
     ax.set(xlim=(0, 1), xlabel="Confidence", ylabel="Rows (%)")
     ax.set_xticks([0, 0.5, 1])
     return ax
@@ -83,12 +92,18 @@ def plot_risk_coverage(ax: "Axes", curves: Mapping[str, Curve]) -> "Axes":
 
 
 def plot_entropy_histogram(ax: "Axes", inside: Histogram, outside: Histogram) -> "Axes":
-    """Predictive entropies of test rows (filled) and out-of-distribution rows (outlined), in percent of the rows."""
+    """Predictive entropies of test rows (filled) and out-of-distribution rows (outlined), in percent."""
     edges = np.array(inside.edges)
     ax.bar(
-        edges[:-1], 100 * np.array(inside.fractions), width=np.diff(edges), align="edge", color=BLUE, alpha=0.45,
-        linewidth=0, label="test",
-    )  # fmt: skip
+        edges[:-1],
+        100 * np.array(inside.fractions),
+        width=np.diff(edges),
+        align="edge",
+        color=BLUE,
+        alpha=0.45,
+        linewidth=0,
+        label="test",
+    )
     ax.stairs(100 * np.array(outside.fractions), edges, color=VERMILLION, linewidth=1.4, label="out")
     ax.set(xlim=(edges[0], edges[-1]), xlabel="Entropy (nats)", ylabel="Rows (%)")
     return ax
@@ -111,9 +126,15 @@ def plot_pit(ax: "Axes", pit: Histogram, n_rows: int, *, level: float = 0.95, co
         binom.ppf(q, n_rows, expected) / n_rows / expected for q in (0.5 - level / 2, 0.5 + level / 2)
     )
     ax.bar(
-        edges[:-1], np.array(pit.fractions) / expected, width=np.diff(edges), align="edge", color=color, alpha=0.6,
-        edgecolor="white", linewidth=0.4,
-    )  # fmt: skip
+        edges[:-1],
+        np.array(pit.fractions) / expected,
+        width=np.diff(edges),
+        align="edge",
+        color=color,
+        alpha=0.6,
+        edgecolor="white",
+        linewidth=0.4,
+    )
     ax.axhspan(low, high, color=INK, alpha=0.12, linewidth=0)
     ax.axhline(1.0, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
     ax.set(xlim=(0, 1), xlabel="F(y)", ylabel="Density")

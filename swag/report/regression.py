@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from scipy.special import ndtr, ndtri
 
+from swag.metrics.regression import mean_abs_normal
 from swag.report import bootstrap
 from swag.report.columns import Column, tabulate
 from swag.report.definitions import regression_metrics
@@ -18,7 +20,7 @@ from swag.report.sampled import CalibrationErrors, Proportions, Resampled
 from swag.report.words import summary
 
 _PIT_BINS = 20
-_LEVELS = np.arange(1, 20) / 20
+_LEVELS = np.arange(1, 100) / 100
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -60,8 +62,9 @@ def regression_results(
     approximate = [name for name, output in outputs.items() if output.log_prob is None]
     if approximate:
         notes.append(
-            f"{', '.join(approximate)}: members were not kept, so CRPS, coverage, width and PIT are those of the Gaussian "
-            "with the same mean and variance, and there is no NLL of the mixture."
+            f"{', '.join(approximate)}: members were not kept, so CRPS, coverage, width and PIT are "
+            "those of the "
+            "Gaussian with the same mean and variance, and there is no NLL of the mixture."
         )
     members = [
         f"{name} {output.n_samples}" for name, output in outputs.items() if output.n_samples is not None
@@ -92,12 +95,11 @@ def rows_of(output: GaussianOutput, y: Array, level: float) -> Rows:
     """Row contributions of one method."""
     z, std = (y - output.mean) / np.sqrt(output.variance), np.sqrt(output.variance)
     tail = 0.5 - level / 2
-    exact = output.member_means is not None
     return Rows(
         squared_error=np.square(y - output.mean),
         nll=None if output.log_prob is None else -output.log_prob,
         nll_gaussian=0.5 * (z**2 + np.log(2 * np.pi * output.variance)),
-        crps=_mixture_crps(output, y) if exact else std * _standard_crps(z),
+        crps=_crps(output, y),
         pit=ndtr(z) if output.cdf is None else output.cdf,
         width=2 * std * ndtri(1 - tail)
         if output.quantile is None
@@ -168,33 +170,29 @@ def coverage_curve(pit: Array) -> Curve:
 
 
 def _quantile_gaps(bins: npt.NDArray[np.intp], weights: bootstrap.Weights) -> Array:
-    """Σ_i w_i (1[u_i ≤ q] − q) / L for each of the L levels q: (M, L, c), whose absolute sum is N times the error."""
+    """Σ_i w_i (1[u_i ≤ q] − q) / L for the L levels q, (M, L, c): its absolute sum is N times the error."""
     n_levels = len(_LEVELS)
     counts = bootstrap.bin_sums(np.ones(bins.shape), bins, n_levels + 1, weights).cumsum(axis=1)
     return (counts[:, :-1] - _LEVELS[:, None] * counts[:, -1:]) / n_levels
 
 
-def _standard_crps(z: Array) -> Array:
-    density = np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)
-    return z * (2 * ndtr(z) - 1) + 2 * density - 1 / np.sqrt(np.pi)
+def _crps(output: GaussianOutput, y: Array) -> Array:
+    r"""CRPS of a Gaussian, or of a mixture of S Gaussians (Grimit et al. 2006) with A(m, v) = E|N(m, v)|.
 
-
-def _mixture_crps(output: GaussianOutput, y: Array) -> Array:
-    r"""(1/S) Σ_s A(y − μ_s, σ_s²) − 1/(2S²) Σ_st A(μ_s − μ_t, σ_s² + σ_t²), A(m, v) = E|N(m, v)| (Grimit et al. 2006)."""
-    means, variances = output.member_means, output.member_variances
-    assert means is not None and variances is not None
+    (1/S) Σ_s A(y − μ_s, σ_s²) − 1/(2S²) Σ_st A(μ_s − μ_t, σ_s² + σ_t²).
+    """
+    y = torch.from_numpy(y)
+    if output.member_means is None or output.member_variances is None:
+        means, variances = (torch.from_numpy(part)[None] for part in (output.mean, output.variance))
+    else:
+        means, variances = torch.from_numpy(output.member_means), torch.from_numpy(output.member_variances)
     members = len(means)
-    total = sum(_expected_abs(y - means[s], variances[s]) for s in range(members)) / members
+    total = torch.zeros_like(y)
     for s in range(members):
-        between = _expected_abs(means[s] - means[s:], variances[s] + variances[s:])
-        total = total - (2 * between.sum(axis=0) - between[0]) / (2 * members**2)
-    return np.asarray(total)
-
-
-def _expected_abs(m: Array, v: Array) -> Array:
-    std = np.sqrt(v)
-    z = m / std
-    return 2 * std * np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi) + m * (2 * ndtr(z) - 1)
+        between = mean_abs_normal(means[s] - means[s:], variances[s] + variances[s:])
+        total += mean_abs_normal(y - means[s], variances[s]) / members
+        total -= (2 * between.sum(0) - between[0]) / (2 * members**2)
+    return total.clamp_min(0).numpy()
 
 
 def _spread(output: GaussianOutput) -> dict[str, float]:

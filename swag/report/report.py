@@ -16,16 +16,17 @@ from swag.report.results import Results
 class Report:
     r"""Scores of one or more methods on the same labelled rows.
 
-    Intervals come from resampling the test rows (the same resamples for every method, so differences are paired);
-    they say how far another test set would move a figure, not how far another training run would.
+    Intervals come from resampling the test rows (the same resamples for every method, so differences are
+    paired); they say how far another test set would move a figure, not how far another training run would.
 
     Args:
-        predictions: Method → predictive, or probabilities (N, C). Gaussian predictives make a regression report.
+        predictions: Method → predictive, or probabilities (N, C). Gaussian predictives make a regression
+            report.
         labels: (N,) integers in [0, C), or real targets.
         ood: Set → {method: predictive or probabilities} for rows that belong to none of the classes.
         baseline: The method the others are compared with; the first one by default.
-        validation: Method → predictive or probabilities on validation rows; each one's temperature is fitted there, and
-            the NLL after temperature scaling becomes a column.
+        validation: Method → predictive or probabilities on validation rows; each one's temperature is fitted
+            there, and the NLL after temperature scaling becomes a column.
         validation_labels: Labels of the validation rows.
         n_bins: Bins of equal width for ECE and reliability diagrams.
         n_bootstrap: Resamples.
@@ -67,10 +68,21 @@ class Report:
         provenance: Mapping[str, Any] | None = None,
     ) -> None:
         self.results: Results = build(
-            predictions, labels, ood=ood, baseline=baseline, validation=validation,
-            validation_labels=validation_labels, n_bins=n_bins, n_bootstrap=n_bootstrap, level=level, seed=seed,
-            class_names=class_names, images=images, title=title, provenance=provenance,
-        )  # fmt: skip
+            predictions,
+            labels,
+            ood=ood,
+            baseline=baseline,
+            validation=validation,
+            validation_labels=validation_labels,
+            n_bins=n_bins,
+            n_bootstrap=n_bootstrap,
+            level=level,
+            seed=seed,
+            class_names=class_names,
+            images=images,
+            title=title,
+            provenance=provenance,
+        )
 
     @classmethod
     def from_results(cls, results: Results) -> "Report":

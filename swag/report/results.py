@@ -1,7 +1,7 @@
-"""What a report knows, as frozen values: every table, plot and file is drawn from these and from nothing else.
+"""What a report knows, as frozen values: every table, plot and file is drawn from these, from nothing else.
 
-The nesting of these classes is the JSON schema (`swag.report.document` writes and reads it), so a field renamed
-here is a new schema version.
+The nesting of these classes is the JSON schema (`swag.report.document` writes and reads it), so a field
+renamed here is a new schema version.
 """
 
 import dataclasses
@@ -66,7 +66,7 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Reliability:
-    """A reliability diagram: per bin (edges: B + 1 values) counts, mean confidence, accuracy, Wilson interval."""
+    """A reliability diagram: per bin (B + 1 edges) counts, mean confidence, accuracy, Wilson interval."""
 
     edges: tuple[float, ...]
     counts: tuple[int, ...]
@@ -119,7 +119,7 @@ class UncertainInput:
 
 @dataclasses.dataclass(frozen=True)
 class OutOfDistribution:
-    """One out-of-distribution set: `scores[method][score][measure]`, and the entropy histograms in and out."""
+    """One out-of-distribution set: `scores[method][score][measure]`, and its entropy histograms."""
 
     name: str
     n_rows: int

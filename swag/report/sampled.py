@@ -1,4 +1,4 @@
-"""One metric of every method as the bootstrap sees it: values, intervals, paired differences, marks and verdicts."""
+"""One metric of every method as the bootstrap sees it: values, intervals, differences, marks, verdicts."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

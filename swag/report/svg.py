@@ -1,4 +1,4 @@
-"""Matplotlib figures as inline SVG: text stays text, ink follows the page's colour, ids are unique, bytes repeatable."""
+"""Matplotlib figures as inline SVG: text stays text, ink follows the page, ids are unique, bytes repeat."""
 
 import io
 import re
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from swag.report.plots import INK
+from swag.report.plots import BLUE, INK
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -74,8 +74,8 @@ def _inline(document: str, description: str, prefix: str) -> str:
     body = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", body)
     body = re.sub(r'(?:xlink:)?href="#([^"]+)"', rf'href="#{prefix}-\1"', body)
     body = re.sub(r"font: ([0-9.]+)px [^;\"]*", r"font-size: \1px", body)
-    body = body.replace(INK.lower(), "currentColor")
+    body = body.replace(INK.lower(), "currentColor").replace(BLUE.lower(), f"var(--blue, {BLUE})")
     view = re.search(r'viewBox="([^"]+)"', body)
     assert view is not None
-    head = f'<svg viewBox="{view[1]}" role="img" aria-label="{escape(description)}" preserveAspectRatio="xMidYMid meet">'
+    head = f'<svg viewBox="{view[1]}" role="img" aria-label="{escape(description)}">'
     return head + body[body.index(">") + 1 :]

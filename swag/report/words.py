@@ -84,7 +84,8 @@ def _not_improved(
 def _infinite(scores: Scores) -> list[str]:
     rows = {method: row["nll"].infinite_rows for method, row in scores.items() if row["nll"].infinite_rows}
     return [
-        f"{method}'s NLL is infinite: {count(n)} row{'s have' if n > 1 else ' has'} a true class of probability 0."
+        f"{method}'s NLL is infinite: {count(n)} row{'s give' if n > 1 else ' gives'} the label "
+        "probability 0."
         for method, n in rows.items()
     ]
 
