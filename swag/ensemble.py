@@ -8,9 +8,10 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from swag.batches import Forward, check_loader, device_of, feed, length
+from swag.batches import Forward, check_loader, device_of, length
 from swag.batchnorm import BatchNormPolicy, ExactBatchNorm, batchnorm_modules
 from swag.errors import InputError
+from swag.forwarding import Forwarding, peeked
 from swag.members import MemberStack, draw
 from swag.parameters import Layout, clean_name, unwrap
 from swag.posterior import Posterior
@@ -42,6 +43,10 @@ class Ensemble:
         forward: forward(model, batch) → outputs; by default the first element of a tuple, a dict by keyword.
         keep_members: keep each member's probabilities (classification; default no), or its means and
             variances (regression; default yes).
+        autocast: run members under `torch.autocast` with this dtype (torch.bfloat16); statistics stay in
+            float32. `autocast_error` says what it costs.
+        fast: on the CPU, try channels_last memory and batch norm folded into convolutions, each kept only
+            if the first batch's outputs agree with the plain way to rounding.
 
     Raises:
         InputError: n_samples < 1, a posterior for another model or something that cannot be sampled, batch
@@ -69,19 +74,25 @@ class Ensemble:
         likelihood: Likelihood | None = None,
         forward: Forward | None = None,
         keep_members: bool | None = None,
+        autocast: torch.dtype | None = None,
+        fast: bool = True,
     ) -> None:
         check_n_samples(n_samples)
         layout = _layout_for(model, posterior)
         policy = batchnorm if batchnorm is not None else ExactBatchNorm()
         refreshed = _to_refresh(model, policy, bn_loader)
         members = MemberStack(Shadow(model, layout), *draw(posterior, n_samples, seed))
-        self._set_up(members, likelihood, forward, keep_members)
+        self._set_up(
+            members, likelihood, Forwarding(members, forward, autocast=autocast, fast=fast), keep_members
+        )
         if refreshed:
             assert bn_loader is not None
             check_loader("bn_loader", bn_loader)
             found = batchnorm_modules(members.module)
             layers = {name: layer for name, layer in found.items() if name in refreshed}
-            members.buffers = policy.statistics(members, layers, bn_loader, forward)
+            first, batches = peeked(bn_loader)
+            self._forwarding.try_memory_format(first)
+            members.buffers = policy.statistics(members, layers, batches, self._forwarding.run)
 
     @classmethod
     def from_models(
@@ -91,6 +102,8 @@ class Ensemble:
         likelihood: Likelihood | None = None,
         forward: Forward | None = None,
         keep_members: bool | None = None,
+        autocast: torch.dtype | None = None,
+        fast: bool = True,
     ) -> Ensemble:
         """A deep ensemble: each model as it is, with its own buffers; one architecture.
 
@@ -112,7 +125,8 @@ class Ensemble:
             for model in models
         ]
         ensemble = cls.__new__(cls)
-        ensemble._set_up(members, likelihood, forward, keep_members)
+        forwarding = Forwarding(members, forward, autocast=autocast, fast=fast)
+        ensemble._set_up(members, likelihood, forwarding, keep_members)
         return ensemble
 
     def __call__(self, batch: Any) -> Any:
@@ -122,10 +136,7 @@ class Ensemble:
             A `CategoricalPredictive`, or a `GaussianPredictive` for the Gaussian likelihoods.
         """
         accumulator = self._likelihood.accumulator(keep_members=self._keep_members)
-        with torch.no_grad():
-            for index in range(self.n_samples):
-                self._members.load_(index)
-                accumulator.update(_outputs((self._forward or feed)(self._members.module, batch)))
+        self._forwarding.each(batch, accumulator.update)
         return accumulator.compute()
 
     def predict(self, loader: Iterable[Any]) -> Any:
@@ -166,12 +177,12 @@ class Ensemble:
         self,
         members: MemberStack,
         likelihood: Likelihood | None,
-        forward: Forward | None,
+        forwarding: Forwarding,
         keep_members: bool | None,
     ) -> None:
         self._members = members
+        self._forwarding = forwarding
         self._likelihood: Likelihood = likelihood if likelihood is not None else Categorical()
-        self._forward = forward
         self._keep_members = keep_members
 
     def __repr__(self) -> str:
@@ -230,14 +241,3 @@ def _to_refresh(model: nn.Module, policy: BatchNormPolicy, bn_loader: Iterable[A
             "batchnorm=swag.KeepBatchNorm() where they were frozen in training"
         )
     return set(layers)
-
-
-def _outputs(result: Any) -> Tensor:
-    if isinstance(result, Tensor):
-        return result
-    if isinstance(getattr(result, "logits", None), Tensor):  # the output objects of transformers
-        return result.logits
-    raise InputError(
-        f"model: its forward returned a {type(result).__name__}, not a tensor; pass "
-        "forward=lambda model, batch: ... that returns the outputs"
-    )

@@ -157,15 +157,14 @@ def test_wilson_interval_by_hand_and_at_the_ends():
     low, high = wilson_interval(np.array([8.0, 10.0, 0.0]), np.array([10.0, 10.0, 10.0]), 0.95)
     # Wilson (1927), 8 of 10: 0.4902 to 0.9433; 10 of 10: z²/(n + z²) = 0.2775 from the end.
     assert low[0] == pytest.approx(0.4902, abs=1e-4) and high[0] == pytest.approx(0.9433, abs=1e-4)
-    assert low[1] == pytest.approx(1 - 0.2775, abs=1e-4) and high[1] == 1.0
-    assert low[2] == 0.0 and high[2] == pytest.approx(0.2775, abs=1e-4)
+    assert low[1] == pytest.approx(1 - 0.2775, abs=1e-4) and high[1] == pytest.approx(1.0)
+    assert low[2] == pytest.approx(0.0) and high[2] == pytest.approx(0.2775, abs=1e-4)
 
 
 def test_bca_is_the_percentile_interval_of_symmetric_replicates():
     replicates = np.linspace(-1, 1, 1001)
-    assert bca_interval(replicates, 0.0, 0.0, 0.9) == pytest.approx(
-        percentile_interval(replicates, 0.9), abs=0.003
-    )
+    expected = percentile_interval(replicates, 0.9)
+    assert bca_interval(replicates, 0.0, 0.0, 0.9) == pytest.approx(expected, abs=0.003)
 
 
 def test_bca_equals_scipy_on_a_skewed_mean():
@@ -188,7 +187,7 @@ def test_quantiles_keep_infinities_without_nan():
 
 
 def simulate(n, rng, n_sets):
-    """Confidences, correctness, NLL and Brier rows of `n_sets` sets from a calibrated four-class predictor."""
+    """Confidences, correctness, NLL and Brier rows of `n_sets` sets of a calibrated predictor."""
     top = rng.beta(4, 1, (n_sets, n)) * 0.75 + 0.25
     is_right = rng.random((n_sets, n)) < top
     share = rng.dirichlet([0.7] * 3, (n_sets, n)) * (1 - top)[..., None]
@@ -222,7 +221,7 @@ def test_paired_differences_cover_the_truth():
     # B is A with a worse temperature on the same rows; accuracy differs by flips in both directions.
     n, sets = 300, 500
     rng = np.random.default_rng(5)
-    top, right, nll, _ = simulate(n, rng, sets)
+    _, right, nll, _ = simulate(n, rng, sets)
     other = np.where(rng.random((sets, n)) < 0.1, 1 - right, right)
     expected = np.mean(0.1 * (1 - 2 * simulate(1_000_000, rng, 1)[1]))
     worse = nll * 1.3 + 0.02 * rng.normal(size=nll.shape)

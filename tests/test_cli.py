@@ -142,7 +142,7 @@ def test_a_reader_who_leaves_is_no_error() -> None:
 def test_torch_is_not_loaded_before_it_is_needed(words: list[str]) -> None:
     done = run_python(
         f"import sys; from swag.cli import main; main({words}); "
-        "print(*(m for m in ('torch', 'numpy', 'sklearn', 'matplotlib') if m in sys.modules), file=sys.stderr)"
+        "print(*{'torch', 'numpy', 'sklearn', 'matplotlib'} & set(sys.modules), file=sys.stderr)"
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines()[-1] == ""

@@ -105,8 +105,10 @@ class TestRows:
             for name in ("mean", "sq_dev", "deviations"):
                 torch.testing.assert_close(getattr(cut, name), getattr(whole, name), rtol=1e-6, atol=1e-9)
 
-    def test_what_is_handed_out_is_a_copy(self) -> None:
-        collector, same = trained(5), trained(5)
+    @pytest.mark.parametrize("n", [1, 3, 5])
+    def test_what_is_handed_out_is_a_copy(self, n: int) -> None:
+        """While the ring of 3 fills, when it is full, and when it has turned."""
+        collector, same = trained(n), trained(n)
         for value in (collector.mean, collector.sq_dev, collector.deviations):
             value.fill_(float("nan"))
         for value in collector.state_dict().values():
@@ -212,10 +214,11 @@ class TestSurroundings:
         assert [ref() for ref in watched] == [None] * 5
         assert collector.n_collected == 3 and kept[0].mean.isfinite().all()
 
-    def test_posteriors_do_not_change_when_collecting_goes_on(self) -> None:
+    @pytest.mark.parametrize("n", [2, 3, 7])
+    def test_posteriors_do_not_change_when_collecting_goes_on(self, n: int) -> None:
         model = plain()
         collector = Collector(model, 3)
-        for _ in walk(model, 7):
+        for _ in walk(model, n):
             collector.collect(model)
         posteriors = [collector.swa(), collector.swag_diag(), collector.swag()]
         generator = torch.Generator()

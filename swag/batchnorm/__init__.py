@@ -6,8 +6,9 @@ needs its running statistics from training data [Izmailov et al. 2018, section 3
 
 from swag.batchnorm.control_variate import ControlVariateBatchNorm
 from swag.batchnorm.exact import ExactBatchNorm, refresh_batchnorm_
-from swag.batchnorm.layers import batch_statistics, batchnorm_modules, eval_mode
+from swag.batchnorm.layers import batchnorm_modules, eval_mode
 from swag.batchnorm.policy import BatchNormPolicy, KeepBatchNorm, Members
+from swag.batchnorm.statistics import batch_statistics
 
 __all__ = [
     "BatchNormPolicy",

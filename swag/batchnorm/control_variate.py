@@ -12,9 +12,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from swag.batches import Forward, feed
 from swag.batchnorm.exact import Pooled, layer_input, pool_statistics
-from swag.batchnorm.layers import batch_statistics
 from swag.batchnorm.policy import Buffers, Members
 from swag.batchnorm.rows import RowSampler
+from swag.batchnorm.statistics import batch_statistics
 from swag.errors import InputError
 from swag.progress import track
 

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from swag.batches import Forward, check_loader, feed, length
-from swag.batchnorm.layers import batch_statistics, batchnorm_modules, eval_mode
+from swag.batchnorm.layers import batchnorm_modules, eval_mode
 from swag.batchnorm.policy import Buffers, Members
+from swag.batchnorm.statistics import batch_statistics
 from swag.errors import InputError
 from swag.parameters import unwrap
 from swag.progress import track

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from swag.errors import InputError
@@ -53,15 +52,3 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Mean and population variance over all dimensions but 1, in float32 or better, and how many values.
-
-    `torch.var_mean` rather than the statistics of a batch-norm kernel in train mode: on the CPU those are
-    off by 4e-4 in float32 for channels_last inputs.
-    """
-    if x.dtype in (torch.float16, torch.bfloat16):
-        x = x.float()
-    variance, mean = torch.var_mean(x, dim=[d for d in range(x.ndim) if d != 1], correction=0)
-    return mean, variance, x.numel() // max(x.shape[1], 1)

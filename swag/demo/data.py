@@ -89,7 +89,7 @@ def digits(seed: int) -> Task:
         ood=patches,
         ood_name="photographs",
         classes=tuple(str(digit) for digit in bunch.target_names),
-        widths=(32, 64, 64),
+        widths=(16, 32, 32),
         strides=(1, 2, 1),
     )
 

@@ -54,8 +54,11 @@ def fashion_mnist(seed: int, folder: Path, subset: int) -> Task:
     names, rows = _train_files(subset)
     images = torch.cat([_read_images(folder / "fashion_mnist" / name) for name in names])
     train_labels, test_labels = _read_labels(folder / "fashion_mnist" / "labels.npz")
-    if len(images) != rows:
-        raise FileError(f"{folder / 'fashion_mnist'}: {len(images)} images in {names}, expected {rows}")
+    if (len(images), len(train_labels)) != (rows, 60_000):
+        raise FileError(
+            f"{folder / 'fashion_mnist'}: {len(images):,} images in {', '.join(names)} and "
+            f"{len(train_labels):,} training labels, expected {rows:,} and 60,000; copy the files again"
+        )
     chosen = torch.randperm(rows, generator=generator)[: subset + VALIDATION]
     parts = [subset, VALIDATION]
     train, validation = map(Rows, _grey(images[chosen]).split(parts), train_labels[chosen].split(parts))

@@ -25,7 +25,7 @@ Say = Callable[[str], None]
 Figures = dict[str, dict[str, list[float]]]
 
 # Tried on the validation rows, for SGD and for averaging alike.
-WEIGHT_DECAYS = (5e-4, 2e-3, 5e-3)
+WEIGHT_DECAYS = (1e-4, 5e-4, 2e-3)
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,6 @@ from swag.metrics.binning import ReliabilityCurve
 from swag.metrics.calibration import (
     adaptive_ece,
     classwise_ece,
-    debiased_ece,
-    debiased_rmsce,
     ece,
     equal_mass_reliability_curve,
     mce,
@@ -28,8 +26,10 @@ from swag.metrics.classification import (
     row_scores,
     top_k_accuracy,
 )
+from swag.metrics.debiased import debiased_ece, debiased_rmsce
 from swag.metrics.decomposition import BrierDecomposition, brier_decomposition
 from swag.metrics.diversity import disagreement, entropy, expected_entropy, mutual_information
+from swag.metrics.entropy_histograms import symmetrised_kl
 from swag.metrics.intervals import (
     PitHistogram,
     interval_coverage,
@@ -50,7 +50,6 @@ from swag.metrics.ood import (
     detection_error,
     fpr_at_tpr,
     fpr_at_tpr_in,
-    symmetrised_kl,
 )
 from swag.metrics.regression import coverage, crps, gaussian_nll, pit, rmse, sharpness
 from swag.metrics.scores import (

@@ -5,6 +5,7 @@ their own precision (half types in float32), so that a float32 0.2 lies in the b
 float64.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -151,7 +152,7 @@ def equal_mass_curve(confidence: torch.Tensor, correct: torch.Tensor, n_bins: in
     ordered = ordered.double().cpu()
     share = tie_means(ordered, correct[order].cpu())
     cuts = [k * n // n_bins for k in range(n_bins + 1)]
-    sizes = torch.tensor([stop - start for start, stop in zip(cuts[:-1], cuts[1:], strict=True)])
+    sizes = torch.tensor([stop - start for start, stop in itertools.pairwise(cuts)])
     owner = torch.repeat_interleave(torch.arange(n_bins), sizes)
     inner = [float(ordered[cut - 1] + ordered[cut]) / 2 for cut in cuts[1:-1]]
     return curve_from_sums(

@@ -4,6 +4,7 @@ The prediction is the first maximum of a row, so a tie counts once. Sums are flo
 in float32.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -135,7 +136,7 @@ def brier(probs: Values, labels: Values) -> float:
 
     Example:
         >>> import torch
-        >>> brier(torch.tensor([[0.75, 0.25]]), torch.tensor([0]))
+        >>> round(brier(torch.tensor([[0.75, 0.25]]), torch.tensor([0])), 6)
         0.125
     """
     total, n = 0.0, 0
@@ -214,7 +215,7 @@ def deep_ensemble_equivalent(nll_value: float, ensemble_nlls: Values) -> float:
     best = as_vector("ensemble_nlls", ensemble_nlls).cummin(0).values.tolist()
     if nll_value >= best[0]:
         return 1.0
-    for size, (worse, better) in enumerate(zip(best[:-1], best[1:], strict=True), start=1):
+    for size, (worse, better) in enumerate(itertools.pairwise(best), start=1):
         if nll_value >= better:
             return size + (worse - nll_value) / (worse - better)
     return math.inf

@@ -1,4 +1,4 @@
-"""Where a Brier score comes from: how wrong the probabilities are, how much they tell apart, how hard the task is."""
+"""Where a Brier score comes from: wrong probabilities, what they tell apart, and how hard the task is."""
 
 from dataclasses import dataclass
 
@@ -12,12 +12,12 @@ class BrierDecomposition:
     """brier = reliability − resolution + uncertainty + within_bin.
 
     Attributes:
-        brier: the whole, summed over classes, 0 to 2. reliability: squared distance of the bins'
-        probabilities from their frequencies; 0 is calibrated. resolution: squared distance of the bins'
-        frequencies from the classes' shares; more is better. uncertainty: Σ_c ō_c (1 − ō_c) of the labels
-        alone. within_bin: what a bin's spread adds (its variance less twice its covariance with the outcome);
-        it goes
-            to 0 with narrower bins, and may be negative.
+        brier: the whole, summed over classes, 0 to 2.
+        reliability: squared distance of the bins' probabilities from their frequencies; 0 is calibrated.
+        resolution: squared distance of the bins' frequencies from the classes' shares; more is better.
+        uncertainty: Σ_c ō_c (1 − ō_c) of the labels alone.
+        within_bin: what a bin's spread adds (its variance less twice its covariance with the outcome); it
+            goes to 0 with narrower bins, and may be negative.
     """
 
     brier: float
@@ -28,7 +28,7 @@ class BrierDecomposition:
 
 
 def brier_decomposition(probs: Values, labels: Values, n_bins: int = 15) -> BrierDecomposition:
-    r"""The Brier score as reliability − resolution + uncertainty + within_bin, over classes one against the rest.
+    r"""The Brier score as reliability − resolution + uncertainty + within_bin, each class against the rest.
 
     For each class c, rows are put into equal-width bins b of p_c, with mean p̄_bc, share of the class ō_bc,
     and overall share ō_c:
@@ -50,8 +50,8 @@ def brier_decomposition(probs: Values, labels: Values, n_bins: int = 15) -> Brie
     Example:
         >>> import torch
         >>> parts = brier_decomposition(torch.tensor([[0.75, 0.25], [0.25, 0.75]]), torch.tensor([0, 0]))
-        >>> parts.brier, parts.reliability, parts.resolution, parts.uncertainty, parts.within_bin
-        (0.625, 0.625, 0.0, 0.0, 0.0)
+        >>> round(parts.brier, 6), parts.reliability, parts.resolution, parts.uncertainty
+        (0.625, 0.625, 0.0, 0.0)
     """
     counts, predicted, observed = class_bins(probs, labels, n_bins)
     n = counts[0].sum()

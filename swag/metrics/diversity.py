@@ -1,9 +1,9 @@
-"""How uncertain a prediction is, and how much of it is the members of an ensemble disagreeing. All in nats."""
+"""How uncertain a prediction is, in nats, and how much of that is an ensemble's members disagreeing."""
 
 import torch
 
 from swag.errors import InputError
-from swag.metrics.inputs import Array, as_labels, as_probs, like, working
+from swag.metrics.inputs import Array, like, working
 from swag.metrics.sweep import check_probs, chunk_bounds
 
 

@@ -1,12 +1,11 @@
-"""What comes in: tensors or arrays become tensors without a copy, and anything that cannot be scored is refused.
+"""What comes in: arrays become tensors without a copy, and what cannot be scored is refused.
 
-Every check names the argument, what came, and the fix. The contents of a probability array are checked inside
-the sweep (sweep.py), which reads them anyway; here are shapes, dtypes and labels.
+Labels, vectors, variances, counts and levels; each check names the argument, what came, and the fix. Class
+probabilities: distributions.py.
 """
 
-import math
 import warnings
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -40,7 +39,7 @@ def as_tensor(name: str, values: Any) -> torch.Tensor:
         array = array.astype(np.float64)
     if array.dtype.kind not in "fiub":
         raise InputError(
-            f"{name} is {type(values).__name__} of dtype {array.dtype}; give a tensor or numpy array of numbers"
+            f"{name} is {type(values).__name__} of dtype {array.dtype}; give a tensor or an array of numbers"
         )
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
@@ -53,48 +52,14 @@ def as_tensor(name: str, values: Any) -> torch.Tensor:
 
 def like(result: torch.Tensor, reference: Array) -> Array:
     """The result as the kind of thing that came in: a numpy array for anything but a tensor."""
-    return cast(Array, result if isinstance(reference, torch.Tensor) else result.cpu().numpy())
+    if isinstance(reference, torch.Tensor):
+        return result
+    return result.cpu().numpy()
 
 
 def working(values: torch.Tensor) -> torch.Tensor:
     """The values in the precision they are compared and summed in: half types become float32."""
     return values.float() if values.dtype in HALF_TYPES else values
-
-
-def sum_tolerance(dtype: torch.dtype) -> float:
-    """How far a row of probabilities may sum from 1: 1e-3, and 1e-2 for half types."""
-    return 1e-2 if dtype in HALF_TYPES else 1e-3
-
-
-def as_probs(probs: Any, name: str = "probs", dims: int = 2) -> torch.Tensor:
-    """Shape and dtype of class probabilities, not yet their contents.
-
-    Args:
-        probs: (N, C) floating point, or (S, N, C) where `dims` is 3.
-        name: the argument's name, for the error.
-        dims: how many dimensions it must have.
-
-    Raises:
-        InputError: the shape or the dtype is another, or it is empty.
-    """
-    tensor = as_tensor(name, probs)
-    shape, wanted = tuple(tensor.shape), "(N, C)" if dims == 2 else "(S, N, C)"
-    if tensor.dim() != dims:
-        hint = ""
-        if dims == 2 and tensor.dim() == 1:
-            hint = "; for two classes stack them: torch.stack([1 - p, p], dim=1)"
-        elif dims == 2 and tensor.dim() == 3:
-            hint = "; average the members first: probs.mean(0)"
-        elif dims == 3 and tensor.dim() == 2:
-            hint = "; stack the members' probabilities: torch.stack(list_of_probs)"
-        raise InputError(f"{name} has shape {shape}, expected {wanted}{hint}")
-    if not tensor.is_floating_point():
-        raise InputError(
-            f"{name} has dtype {tensor.dtype}, expected floating point; convert it: {name}.float()"
-        )
-    if tensor.numel() == 0:
-        raise InputError(f"{name} is empty: its shape is {shape}; give at least one row and one class")
-    return tensor
 
 
 def as_labels(labels: Any, n_rows: int, n_classes: int, device: torch.device) -> torch.Tensor:
@@ -116,7 +81,7 @@ def as_labels(labels: Any, n_rows: int, n_classes: int, device: torch.device) ->
     if tensor.dtype not in INTEGER_TYPES:
         if tensor.is_floating_point() and bool(torch.isnan(tensor).any()):
             raise InputError(
-                f"labels holds NaN (dtype {tensor.dtype}); leave those rows out and give integer class indices"
+                f"labels holds NaN (dtype {tensor.dtype}); leave those rows out, give integer class indices"
             )
         raise InputError(
             f"labels has dtype {tensor.dtype}, expected integer class indices; convert: labels.long()"
@@ -130,7 +95,8 @@ def as_labels(labels: Any, n_rows: int, n_classes: int, device: torch.device) ->
     if lowest < 0 or highest >= n_classes:
         row = int(((tensor < 0) | (tensor >= n_classes)).int().argmax())
         raise InputError(
-            f"labels row {row} is {int(tensor[row])}, but probs has {n_classes} classes: labels must be 0..{n_classes - 1}"
+            f"labels row {row} is {int(tensor[row])}, but probs has {n_classes} classes; "
+            f"labels must be 0..{n_classes - 1}"
         )
     return tensor
 
@@ -170,7 +136,8 @@ def same_length(first_name: str, first: torch.Tensor, **others: torch.Tensor) ->
     for name, tensor in others.items():
         if tensor.shape != first.shape:
             raise InputError(
-                f"{name} has shape {tuple(tensor.shape)} but {first_name} has {tuple(first.shape)}; give both the same rows"
+                f"{name} has shape {tuple(tensor.shape)} but {first_name} has {tuple(first.shape)}; "
+                "give both the same rows"
             )
 
 
@@ -215,43 +182,3 @@ def as_level(name: str, value: float) -> float:
         )
         raise InputError(f"{name} is {value!r}; give a fraction between 0 and 1, both excluded{hint}")
     return float(value)
-
-
-def explain_rows(name: str, probs: torch.Tensor) -> InputError:
-    """The error for rows that are not probabilities: which is the first, what it holds, what to do.
-
-    Args:
-        name: the argument's name.
-        probs: (N, C), of which at least one row is wrong.
-
-    Returns:
-        The error, to be raised.
-    """
-    tolerance = sum_tolerance(probs.dtype)
-    for start in range(0, len(probs), 65536):
-        part = probs[start : start + 65536].double()
-        sums = part.sum(1)
-        bad = (part < 0).any(1) | ~((sums - 1).abs() <= tolerance)
-        if not bool(bad.any()):
-            continue
-        index = int(bad.int().argmax())
-        row, total, where = part[index], float(sums[index]), f"{name} row {start + index}"
-        if math.isnan(total) or math.isinf(total):
-            return InputError(
-                f"{where} holds NaN or infinity; leave such rows out, or find where they come from"
-            )
-        lowest = float(row.amin())
-        if lowest < 0 and float(row.amax()) <= 0 and abs(float(row.exp().sum()) - 1) <= 1e-2:
-            return InputError(
-                f"{where} holds {lowest:.4g}; these look like log-probabilities? apply exp first"
-            )
-        if lowest < 0:
-            return InputError(f"{where} holds {lowest:.4g}; these look like logits? apply softmax first")
-        if abs(total - 100) <= 1:
-            return InputError(
-                f"{where} sums to {total:.6g}; these look like percentages? divide by 100 first"
-            )
-        return InputError(f"{where} sums to {total:.6g}, not 1; these look like logits? apply softmax first")
-    return InputError(
-        f"{name} has a row that does not sum to 1 within {tolerance:g}; normalise it: p / p.sum(1, keepdim=True)"
-    )

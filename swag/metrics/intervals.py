@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from swag.errors import InputError
+from swag.metrics.binning import bin_edges, bin_index
 from swag.metrics.inputs import Values, as_count, as_level, as_vector, same_length
 from swag.metrics.regression import pit
 
@@ -19,7 +20,8 @@ def interval_inputs(lower: Values, upper: Values) -> tuple[torch.Tensor, torch.T
     if bool(crossed.any()):
         row = int(crossed.int().argmax())
         raise InputError(
-            f"lower row {row} is {float(low[row]):g}, above upper, {float(high[row]):g}; swap them, or sort the quantiles"
+            f"lower row {row} is {float(low[row]):g}, above upper, {float(high[row]):g}; "
+            "swap them, or sort the quantiles"
         )
     return low, high
 
@@ -153,8 +155,6 @@ def pit_histogram(pit_values: Values, n_bins: int = 20) -> PitHistogram:
         >>> pit_histogram([0.1, 0.2, 0.3, 0.9], n_bins=2).counts
         (3, 1)
     """
-    from swag.metrics.binning import bin_edges, bin_index
-
     values, bins = pit_inputs(pit_values), as_count("n_bins", n_bins)
     counts = torch.bincount(bin_index(values, bins), minlength=bins).tolist()
     return PitHistogram(bin_edges(bins), tuple(counts), tuple(count * bins / len(values) for count in counts))
@@ -167,7 +167,8 @@ def pit_inputs(pit_values: Values) -> torch.Tensor:
     if bool(outside.any()):
         row = int(outside.int().argmax())
         raise InputError(
-            f"pit_values row {row} is {float(values[row]):g}, not in [0, 1]; give pit(mean, variance, y), not residuals"
+            f"pit_values row {row} is {float(values[row]):g}, not in [0, 1]; "
+            "give pit(mean, variance, y), not residuals"
         )
     return values
 

@@ -17,7 +17,7 @@ GRID = 1 << 14  # cells of [0, 1]; a row counts with both ends of its cell, each
 
 
 def on_grid(positions: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Weights at positions in [0, 1] divided between the two nearest of GRID + 1 grid points; float64, their sum kept."""
+    """Weights at positions in [0, 1], each divided between the two nearest of GRID + 1 points; float64."""
     scaled = positions.double().clamp(0, 1) * GRID
     left = scaled.floor().long().clamp_max(GRID - 1)
     share = scaled - left
@@ -62,8 +62,9 @@ def smooth_ece(probs: Values, labels: Values) -> float:
     r"""Smooth calibration error of the predicted class (Błasiok and Nakkiran, 2023).
 
     smECE_σ = ∫₀¹ |1/N Σ_i K_σ(t, f_i) (right_i − f_i)| dt, with f the confidence and K_σ the Gaussian kernel
-    reflected at 0 and 1, falls as σ grows; the result is the fixed point smECE_σ* = σ*. It has no free parameter,
-    and it is within constant factors of the distance to the nearest perfectly calibrated predictor.
+    reflected at 0 and 1, falls as σ grows; the result is the fixed point smECE_σ* = σ*. It has no free
+    parameter, and it is within constant factors of the distance to the nearest perfectly calibrated
+    predictor.
 
     Args:
         probs: (N, C) probabilities, tensor or array.

@@ -1,4 +1,4 @@
-"""Scores of the exact Gaussian mixture of an ensemble, Σ_s w_s N(m_s, v_s), not of one normal with its moments."""
+"""Scores of an ensemble's exact Gaussian mixture, Σ_s w_s N(m_s, v_s), not of one normal with its moments."""
 
 import math
 
@@ -98,7 +98,7 @@ def mixture_crps(means: Values, variances: Values, y: Values, *, weights: Values
 
 
 def mixture_nll(means: Values, variances: Values, y: Values, *, weights: Values | None = None) -> float:
-    r"""Negative log-density of the outcome under the exact mixture: −1/N Σ_i ln Σ_s w_s N(y_i; m_si, v_si), nats.
+    r"""Negative log-density under the exact mixture: −1/N Σ_i ln Σ_s w_s N(y_i; m_si, v_si), nats.
 
     Args:
         means: (S, N) members' means.

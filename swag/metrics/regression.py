@@ -9,16 +9,7 @@ from statistics import NormalDist
 
 import torch
 
-from swag.metrics.inputs import (
-    Array,
-    Values,
-    above_zero,
-    as_level,
-    as_variance,
-    as_vector,
-    like,
-    same_length,
-)
+from swag.metrics.inputs import Array, Values, above_zero, as_level, as_variance, as_vector, like, same_length
 
 SQRT_PI = math.sqrt(math.pi)
 
@@ -81,7 +72,8 @@ def gaussian_nll(mean: Values, variance: Values, y: Values) -> float:
 def crps(mean: Values, variance: Values, y: Values) -> float:
     r"""Continuous ranked probability score, ∫ (F(t) − 1[y ≤ t])² dt, of a normal, averaged over rows.
 
-    With σ = √v and z = (y − m)/σ: σ (z (2Φ(z) − 1) + 2φ(z) − 1/√π) (Gneiting et al., 2005); |y − m| for v = 0.
+    With σ = √v and z = (y − m)/σ: σ (z (2Φ(z) − 1) + 2φ(z) − 1/√π), and |y − m| for v = 0 (Gneiting et al.,
+    2005).
 
     Args:
         mean: (N,) m.
@@ -118,7 +110,7 @@ def mean_abs_normal(mean: torch.Tensor, variance: torch.Tensor) -> torch.Tensor:
 
 
 def coverage(mean: Values, variance: Values, y: Values, level: float = 0.95) -> float:
-    r"""Fraction of outcomes inside the central interval m ± z √v, its ends included, with z = Φ⁻¹((1 + level)/2).
+    r"""Fraction of outcomes inside the central interval m ± z √v, ends included, z = Φ⁻¹((1 + level)/2).
 
     Args:
         mean: (N,) m.
@@ -163,7 +155,7 @@ def sharpness(variance: Values) -> float:
 
 
 def pit(mean: Array, variance: Values, y: Values) -> Array:
-    r"""Probability integral transform of each row: Φ((y − m)/√v), uniform on [0, 1] if the predictions are right.
+    r"""Probability integral transform of each row: Φ((y − m)/√v), uniform if the predictions are right.
 
     Args:
         mean: (N,) m.

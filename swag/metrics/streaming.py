@@ -185,7 +185,7 @@ def classification_scores(probs: Any, labels: Any, n_bins: int = 15) -> Classifi
     Example:
         >>> import torch
         >>> scores = classification_scores(torch.tensor([[0.75, 0.25], [0.25, 0.75]]), torch.tensor([0, 0]))
-        >>> scores.accuracy, scores.brier, scores.ece
+        >>> scores.accuracy, round(scores.brier, 6), scores.ece
         (0.5, 0.625, 0.25)
     """
     stream = StreamingClassification(n_bins)

@@ -103,8 +103,8 @@ class StreamingRegression:
         """
         if (other.level, other.n_bins) != (self.level, self.n_bins):
             raise InputError(
-                f"other has level {other.level} and {other.n_bins} bins but this has {self.level} and {self.n_bins}; "
-                "make both alike"
+                f"other has level {other.level} and {other.n_bins} bins but this has {self.level} and "
+                f"{self.n_bins}; make both alike"
             )
         self._sums += other._sums
         self._n_covered += other._n_covered

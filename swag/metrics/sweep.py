@@ -13,13 +13,14 @@ from typing import Any
 
 import torch
 
-from swag.metrics.inputs import as_labels, as_probs, explain_rows, sum_tolerance, working
+from swag.metrics.distributions import as_probs, explain_rows, sum_tolerance
+from swag.metrics.inputs import as_labels, working
 
 CHUNK_ELEMENTS = 1 << 19  # 2 MiB of float32: in the second-level caches of two cores
 BLOCK_ROWS = 1 << 17
 DEVICE_ELEMENTS = 1 << 26  # an accelerator has no such cache, and each block costs it a wait
 
-# A non-negative float is ordered as its bits are when read as an integer, and integer maxima are twice as fast.
+# Non-negative floats are ordered as their bits read as integers, and integer maxima are twice as fast.
 BITS = {torch.float32: torch.int32, torch.float64: torch.int64}
 
 

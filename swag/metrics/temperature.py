@@ -1,4 +1,4 @@
-"""The temperature that makes probabilities most likely: p_c^{1/T} / Σ_c' p_c'^{1/T}, a convex problem in 1/T."""
+"""The temperature that makes labels most likely: p_c^{1/T} / Σ_c' p_c'^{1/T}, a convex problem in 1/T."""
 
 import logging
 import math
@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import torch
 
 from swag.errors import InputError
-from swag.metrics.classification import nll
 from swag.metrics.inputs import Values, as_count, as_labels
 from swag.metrics.sweep import check_probs, chunk_bounds
 
@@ -19,9 +18,9 @@ LOWEST, HIGHEST = 0.01, 100.0
 def fit_temperature(probs: Values, labels: Values) -> float:
     r"""The temperature T of least NLL of softmax(ln p / T), found in float64.
 
-    With β = 1/T, f(β) = 1/N Σ_i (ln Σ_c p_ic^β − β ln p_i[y_i]) is convex, with f′ = mean of E_β[ln p] − ln p[y]
-    and f″ = mean of Var_β[ln p]: Newton's steps, bisected where they leave the bracket. A class with probability 0
-    keeps it; rows whose true class has probability 0 say nothing about T and are left out.
+    With β = 1/T, f(β) = 1/N Σ_i (ln Σ_c p_ic^β − β ln p_i[y_i]) is convex, with f′ = mean of
+    E_β[ln p] − ln p[y] and f″ = mean of Var_β[ln p]: Newton's steps, bisected where they leave the bracket. A
+    class with probability 0 keeps it; rows whose true class has it say nothing about T and are left out.
 
     Args:
         probs: (N, C) probabilities of validation rows, tensor or array; of an ensemble, the members' mean.
@@ -42,7 +41,12 @@ def fit_temperature(probs: Values, labels: Values) -> float:
     """
     tensor = check_probs(probs)
     targets = as_labels(labels, len(tensor), tensor.shape[1], tensor.device)
-    problem = list(shifted_logs(tensor, targets))
+    return fit_temperature_to_logs(tensor.double().log(), targets)
+
+
+def fit_temperature_to_logs(log_probs: torch.Tensor, labels: torch.Tensor) -> float:
+    """The same from log-probabilities (N, C), float64 and already checked: they do not underflow."""
+    problem = list(shifted_logs(log_probs, labels))
     low, high = 1 / HIGHEST, 1 / LOWEST
     slope_low, _ = derivatives(problem, low)
     slope_high, _ = derivatives(problem, high)
@@ -77,10 +81,12 @@ def fit_temperature(probs: Values, labels: Values) -> float:
     return 1 / beta
 
 
-def shifted_logs(probs: torch.Tensor, labels: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """For chunks of rows whose true class is possible: ln p_c − ln max p (n, C) and the same of the label (n,)."""
-    for start, stop in chunk_bounds(probs):
-        logs = probs[start:stop].double().log()
+def shifted_logs(
+    log_probs: torch.Tensor, labels: torch.Tensor
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """In chunks, for rows whose true class is possible: ln p_c − ln max p (n, C), and the label's (n,)."""
+    for start, stop in chunk_bounds(log_probs):
+        logs = log_probs[start:stop]
         own = logs.gather(1, labels[start:stop].unsqueeze(1)).squeeze(1)
         possible = own > -math.inf
         top = logs.amax(1)
@@ -101,17 +107,18 @@ def derivatives(problem: list[tuple[torch.Tensor, torch.Tensor]], beta: float) -
     return slope, curvature
 
 
-def apply_temperature(probs: torch.Tensor, temperature: float) -> torch.Tensor:
-    """p_c^{1/T} / Σ_c' p_c'^{1/T} of every row, in the precision of `probs` or better; zeros stay zero."""
-    logs = probs.double().log() / temperature
-    return torch.softmax(logs, dim=1).to(probs.dtype)
+def nll_at(log_probs: torch.Tensor, labels: torch.Tensor, temperature: float) -> float:
+    """Σ_i −ln softmax(ln p_i / T)[y_i] in nats, a sum."""
+    scaled = torch.log_softmax(log_probs / temperature, dim=1)
+    return -float(scaled.gather(1, labels.unsqueeze(1)).sum())
 
 
 def calibrated_nll(probs: Values, labels: Values, *, n_splits: int = 5, seed: int = 0) -> float:
-    r"""NLL after temperature scaling fitted on half the test rows and scored on the other, nats (Ashukha et al., 2020).
+    r"""NLL after temperature scaling fitted on half the test rows and scored on the other, nats.
 
-    Each of `n_splits` random halvings gives two values, one for each half fitted; their mean is reported. It
-    compares methods as if each had been calibrated, without spending validation rows.
+    Source: Ashukha et al., 2020. Each of `n_splits` random halvings gives two values, one for each half
+    fitted; their mean is reported. It compares methods as if each had been calibrated, without spending
+    validation rows.
 
     Args:
         probs: (N, C) probabilities of N ≥ 2 test rows, tensor or array.
@@ -128,24 +135,23 @@ def calibrated_nll(probs: Values, labels: Values, *, n_splits: int = 5, seed: in
 
     Example:
         >>> import torch
+        >>> from swag.metrics import nll
         >>> probs, labels = torch.tensor([[0.99, 0.01]]).repeat(400, 1), torch.tensor([0, 0, 0, 1] * 100)
         >>> round(nll(probs, labels), 2), round(calibrated_nll(probs, labels), 2)
         (1.16, 0.57)
     """
-    tensor = check_probs(probs)
-    n = len(tensor)
-    targets = as_labels(labels, n, tensor.shape[1], tensor.device)
+    logs = check_probs(probs).double().log()
+    n = len(logs)
+    targets = as_labels(labels, n, logs.shape[1], logs.device)
     as_count("n_splits", n_splits)
     if n < 2:
         raise InputError(f"probs has {n} row; two halves need at least 2")
     generator, total = torch.Generator().manual_seed(seed), 0.0
     for _ in range(n_splits):
-        order = torch.randperm(n, generator=generator).to(tensor.device)
+        order = torch.randperm(n, generator=generator).to(logs.device)
         for fitted, scored in ((order[: n // 2], order[n // 2 :]), (order[n // 2 :], order[: n // 2])):
-            temperature = fit_temperature(tensor[fitted], targets[fitted])
-            total += len(scored) * nll(
-                apply_temperature(tensor[scored].double(), temperature), targets[scored]
-            )
+            temperature = fit_temperature_to_logs(logs[fitted], targets[fitted])
+            total += nll_at(logs[scored], targets[scored], temperature)
     return total / (n * n_splits)
 
 

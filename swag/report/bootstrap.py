@@ -130,8 +130,8 @@ class Acceptance:
 def aurc(rows: Acceptance, weights: Weights) -> Array:
     r"""Area under the risk–coverage curve: the mean over k of the error rate among the k most confident rows.
 
-    Rows of equal confidence count with the mean error of their tie, and so do the copies of a row drawn more than
-    once. A tie of W rows, E of them wrong, after B rows, A of them wrong, adds
+    Rows of equal confidence count with the mean error of their tie, and so do the copies of a row drawn more
+    than once. A tie of W rows, E of them wrong, after B rows, A of them wrong, adds
     Σ_{j ≤ W} (A + j E/W)/(B + j) = E + (A − B E/W)(H_{B+W} − H_B).
 
     Args:

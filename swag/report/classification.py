@@ -10,13 +10,13 @@ import torch
 
 from swag.errors import InputError
 from swag.metrics.binning import bin_edges, bin_index
-from swag.metrics.calibration import class_bins
 from swag.metrics.classification import row_scores
 from swag.metrics.selective import risk_coverage
+from swag.metrics.temperature import fit_temperature
 from swag.report import bootstrap
 from swag.report.columns import Column
 from swag.report.definitions import classification_metrics
-from swag.report.inputs import ClassProbabilities, Labels
+from swag.report.inputs import ClassProbabilities, Labels, class_labels, class_probabilities
 from swag.report.intervals import wilson_interval
 from swag.report.results import ClassScore, Curve, Histogram, Reliability, Settings
 from swag.report.sampled import CalibrationErrors, Proportions, Resampled
@@ -161,8 +161,8 @@ def worst_classes(
     output: ClassProbabilities, labels: Labels, method: str, names: Sequence[str], n_bins: int, most: int = 5
 ) -> tuple[ClassScore, ...]:
     """The classes with the highest one-vs-rest ECE, Σ_b |Σ_{i∈b} (1[y_i = c] − p_ic)| / N, worst first."""
-    _, predicted, observed = (part.numpy() for part in class_bins(output.probs, labels, n_bins))
-    errors = np.abs(observed - predicted).sum(axis=1) / len(labels)
+    errors = _one_vs_rest(output.probs, labels, n_bins)
+    predicted = output.probs.double().mean(dim=0)
     chosen = output.probs.argmax(dim=1).numpy()
     scores = []
     for c in np.argsort(-errors, kind="stable")[:most]:
@@ -173,12 +173,22 @@ def worst_classes(
                 name=names[c],
                 n_rows=int(rows.sum()),
                 recall=float((chosen[rows] == c).mean()) if rows.any() else None,
-                mean_probability=float(predicted[c].sum() / len(labels)),
+                mean_probability=float(predicted[c]),
                 frequency=float(rows.mean()),
                 ece=float(errors[c]),
             )
         )
     return tuple(scores)
+
+
+def _one_vs_rest(probs: torch.Tensor, labels: Labels, n_bins: int) -> Array:
+    """(C,) Σ_b |Σ_{i∈b} (1[y_i = c] − p_ic)| / N."""
+    errors = np.empty(probs.shape[1])
+    for c in range(len(errors)):
+        p = probs[:, c].contiguous()
+        gaps = np.bincount(bin_index(p, n_bins).numpy(), (labels == c) - p.double().numpy(), n_bins)
+        errors[c] = np.abs(gaps).sum() / len(labels)
+    return errors
 
 
 def temperature_nll(
@@ -188,31 +198,27 @@ def temperature_nll(
     validation_labels: Any,
 ) -> tuple[dict[str, Array], dict[str, float]]:
     """Row NLLs (N,) after temperature scaling fitted on validation rows, and the temperatures, by method."""
-    from swag.calibrators import TemperatureScaling
-    from swag.report.inputs import class_labels, class_probabilities
-
     nlls, temperatures = {}, {}
     for method, given in validation.items():
         if method not in outputs:
             raise InputError(
-                f"validation[{method!r}]: no such method in predictions; use one of {list(outputs)}"
+                f"validation[{method!r}]: no such method in predictions; use some of {list(outputs)}"
             )
         name = f"validation[{method!r}]"
-        fitted_on = class_probabilities(given, name)
-        test = outputs[method].probs
-        if fitted_on.probs.shape[1] != test.shape[1]:
+        fitted_on, test = class_probabilities(given, name).probs, outputs[method]
+        n_rows, n_classes = fitted_on.shape
+        if n_classes != test.probs.shape[1]:
             raise InputError(
-                f"{name} has {fitted_on.probs.shape[1]} classes, predictions[{method!r}] {test.shape[1]}"
+                f"{name} has {n_classes} classes, predictions[{method!r}] {test.probs.shape[1]}; "
+                "give the same classes"
             )
-        if fitted_on.probs.shape == test.shape and torch.equal(fitted_on.probs.to(test), test):
+        if fitted_on.shape == test.probs.shape and torch.equal(fitted_on.to(test.probs), test.probs):
             raise InputError(
                 f"{name} holds the very rows of predictions[{method!r}]; fit temperatures on other rows"
             )
-        n_rows, n_classes = fitted_on.probs.shape
         rows = class_labels(validation_labels, n_rows, n_classes, "validation_labels")
-        scaling = TemperatureScaling.fit(fitted_on.probs, rows)
-        temperatures[method] = float(scaling.temperature)
-        scaled = np.asarray(scaling(test))
-        with np.errstate(divide="ignore"):
-            nlls[method] = -np.log(scaled[np.arange(len(labels)), labels]) + 0.0
+        temperatures[method] = fit_temperature(fitted_on, rows)
+        logs = test.probs.double().log() if test.log_probs is None else test.log_probs.double()
+        scaled = torch.log_softmax(logs / temperatures[method], dim=1)
+        nlls[method] = -scaled[torch.arange(len(labels)), torch.from_numpy(labels)].numpy() + 0.0
     return nlls, temperatures

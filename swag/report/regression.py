@@ -181,16 +181,16 @@ def _crps(output: GaussianOutput, y: Array) -> Array:
 
     (1/S) Σ_s A(y − μ_s, σ_s²) − 1/(2S²) Σ_st A(μ_s − μ_t, σ_s² + σ_t²).
     """
-    y = torch.from_numpy(y)
+    at = torch.from_numpy(y)
     if output.member_means is None or output.member_variances is None:
         means, variances = (torch.from_numpy(part)[None] for part in (output.mean, output.variance))
     else:
         means, variances = torch.from_numpy(output.member_means), torch.from_numpy(output.member_variances)
     members = len(means)
-    total = torch.zeros_like(y)
+    total = torch.zeros_like(at)
     for s in range(members):
         between = mean_abs_normal(means[s] - means[s:], variances[s] + variances[s:])
-        total += mean_abs_normal(y - means[s], variances[s]) / members
+        total += mean_abs_normal(at - means[s], variances[s]) / members
         total -= (2 * between.sum(0) - between[0]) / (2 * members**2)
     return total.clamp_min(0).numpy()
 

@@ -132,7 +132,7 @@ class Report:
 
     def table(self, width: int = 110) -> str:
         """The score table as text, with intervals and marks, for a terminal of `width` columns."""
-        return f"{table.scores(self.results, width)}\n\n{table.legend(self.results)}"
+        return f"{table.scores(self.results, width)}\n\n{table.legend(self.results, width)}"
 
     def to_dict(self) -> dict[str, Any]:
         """What the JSON file holds: see `swag.report.document` for the schema."""

@@ -59,13 +59,14 @@ def differences(results: Results, width: int = 110) -> str:
     return _blocks(methods, columns, width)
 
 
-def legend(results: Results) -> str:
+def legend(results: Results, width: int = 110) -> str:
     """What the marks and brackets mean."""
     level = percent(results.settings.level)
-    brackets = f"[ ] {level} interval over test rows"
-    if len(results.methods) == 1:
-        return brackets
-    return f"{brackets}   * best in its column   ~ not told apart from the best at {level}"
+    parts = [f"[ ] {level} interval over test rows"]
+    if len(results.methods) > 1:
+        parts += ["* best in its column", f"~ not told apart from the best at {level}"]
+    line = "   ".join(parts)
+    return line if len(line) <= width else "\n".join(parts)
 
 
 def markdown(results: Results) -> str:

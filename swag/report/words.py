@@ -82,16 +82,18 @@ def _not_improved(
 
 
 def _infinite(scores: Scores) -> list[str]:
-    rows = {method: row["nll"].infinite_rows for method, row in scores.items() if row["nll"].infinite_rows}
+    rows = {method: row["nll"].infinite_rows for method, row in scores.items() if "nll" in row}
     return [
         f"{method}'s NLL is infinite: {count(n)} row{'s give' if n > 1 else ' gives'} the label "
         "probability 0."
         for method, n in rows.items()
+        if n
     ]
 
 
 def _headline(scores: Scores) -> str:
-    return "nll" if all(row["nll"].value is not None for row in scores.values()) else "nll_gaussian"
+    is_complete = all(row.get("nll", Estimate(None)).value is not None for row in scores.values())
+    return "nll" if is_complete else "nll_gaussian"
 
 
 def _negative(value: float | None) -> float | None:
