@@ -20,12 +20,12 @@ def selector(select: Select, pairs: list[tuple[str, nn.Parameter]]) -> Callable[
         return select
     if isinstance(select, str):
         raise InputError(f"select: got the string {select!r}; pass a list of patterns, as in [{select!r}]")
-    if not isinstance(select, Iterable) or not all(isinstance(pattern, str) for pattern in select):
+    patterns = list(select) if isinstance(select, Iterable) else [select]
+    if not all(isinstance(pattern, str) for pattern in patterns):
         raise InputError(
             f"select: got {select!r}; pass a list of names, module names or globs, or a predicate on "
             "(name, parameter)"
         )
-    patterns = list(select)
     for pattern in patterns:
         if not any(_matches(name, pattern) for name, _ in pairs):
             raise InputError(

@@ -47,8 +47,16 @@ class Staging:
         Args:
             tensors: the model's tensors in the layout's order, of any float dtype and device.
         """
+        flat, of = torch.empty(0), -1
         for index, piece in enumerate(self._plan):
-            yield piece.start, piece.stop, self._values(index, piece, tensors)
+            if piece.cut is None:
+                yield piece.start, piece.stop, self._gathered(index, piece, tensors)
+                continue
+            if piece.first != of:
+                # A tensor that is not contiguous is copied here: once, and not for each of its pieces.
+                flat, of = tensors[piece.first].reshape(-1), piece.first
+            values = flat[piece.cut : piece.cut + piece.stop - piece.start]
+            yield piece.start, piece.stop, values.to(self._device)
 
     def fresh(self) -> None:
         """Forgets what is staged: call when the tensors have new values."""
@@ -58,11 +66,7 @@ class Staging:
         # The views would come back from a pickle as tensors of their own; they are remade when needed.
         return {**vars(self), "_buffer": None, "_views": [], "_staged": None}
 
-    def _values(self, index: int, piece: _Piece, tensors: list[Tensor]) -> Tensor:
-        if piece.cut is not None:
-            tensor = tensors[piece.first]
-            flat = tensor.reshape(-1)[piece.cut : piece.cut + piece.stop - piece.start]
-            return flat if flat.device == self._device else flat.to(self._device)
+    def _gathered(self, index: int, piece: _Piece, tensors: list[Tensor]) -> Tensor:
         if self._buffer is None:
             with torch.inference_mode(False):  # a buffer made in inference mode could not be filled outside
                 self._buffer = torch.empty(self.widest, dtype=self._dtype, device=self._device)

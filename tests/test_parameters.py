@@ -79,8 +79,9 @@ def test_an_alias_name_is_found_where_sharing_differs() -> None:
         (["2.bias", "0.weight"], ["0.weight", "2.bias"]),
         (["*.bias"], ["0.bias", "2.bias"]),
         (("2",), ["2.weight", "2.bias"]),
+        (iter(["2"]), ["2.weight", "2.bias"]),
     ],
-    ids=["default", "all", "predicate", "module", "names", "glob", "tuple"],
+    ids=["default", "all", "predicate", "module", "names", "glob", "tuple", "iterator"],
 )
 def test_select(select, names) -> None:
     """An explicit selection overrides requires_grad; the order stays the model's."""

@@ -1,4 +1,4 @@
-"""The page: well-formed, one file, no requests, names escaped; and what a browser makes of it, if there is one."""
+"""The page: well-formed, one file, no requests, names escaped; and what a browser makes of it."""
 
 import json
 import re

@@ -23,7 +23,7 @@ def probs_of(given: Any, name: str = "probs") -> torch.Tensor:
 
 
 def log_probs_of(given: Any, name: str = "probs") -> torch.Tensor:
-    """Their logarithms, float64, −∞ where a probability is 0; of a predictive its own, which do not underflow."""
+    """Their logarithms, float64, −∞ where a probability is 0; a predictive's own do not underflow."""
     if isinstance(getattr(given, "log_probs", None), torch.Tensor):
         probs_of(given, name)
         return given.log_probs.detach().double()
@@ -39,7 +39,8 @@ def same_classes(probs: torch.Tensor, n_classes: int) -> None:
     """Refuses rows of another number of classes than the calibrator was fitted on."""
     if probs.shape[1] != n_classes:
         raise InputError(
-            f"probs has {probs.shape[1]} classes but the calibrator was fitted on {n_classes}; fit it on rows like these"
+            f"probs has {probs.shape[1]} classes but the calibrator was fitted on {n_classes}; "
+            "fit it on rows like these"
         )
 
 

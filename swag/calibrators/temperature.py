@@ -1,4 +1,4 @@
-"""Temperature scaling: one number that makes every probability sharper or flatter, and no prediction another."""
+"""Temperature scaling: one number that sharpens or flattens every row and changes no prediction."""
 
 import math
 from dataclasses import dataclass

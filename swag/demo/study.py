@@ -61,7 +61,7 @@ def conduct(settings: Settings, say: Say = lambda text: None) -> Study:
         settings: see there; the same settings give the same figures on the same machine.
         say: takes a line at every milestone.
     """
-    with reproducible(), silent() if settings.quiet else contextlib.nullcontext():
+    with one_thread(), silent() if settings.quiet else contextlib.nullcontext():
         task = load(settings)
         say(
             f"{task.name}: {len(task.train):,} training, {len(task.validation):,} validation, "
@@ -95,6 +95,95 @@ def train_networks(task: Task, settings: Settings, say: Say) -> tuple[list[nn.Mo
     first, chosen = tuned(fit, validation_nll)
     networks = [first, *(fit(chosen, member) for member in range(1, settings.members))]
     say(f"trained {len(networks)} networks with SGD; weight decay {chosen:g}, {_TRIED}")
+    return networks, chosen
+
+
+def train_collectors(
+    task: Task, settings: Settings, model: nn.Module, say: Say
+) -> tuple[list[swag.Collector], float]:
+    """The averaging members, with the weight decay that serves the first one's SWA best, likewise."""
+
+    def fit(weight_decay: float, member: int = 0) -> swag.Collector:
+        name = f"averaging {member + 1}/{settings.members}, weight decay {weight_decay:g}"
+        return averaging(
+            task, seed=_seed(settings, member), epochs=settings.epochs, weight_decay=weight_decay, name=name
+        )
+
+    def validation_nll(collector: swag.Collector) -> float:
+        return _validation_nll(
+            swag.Ensemble(model, collector.swa(), n_samples=1, bn_loader=task.bn_loader), task
+        )
+
+    first, chosen = tuned(fit, validation_nll)
+    collectors = [first, *(fit(chosen, member) for member in range(1, settings.members))]
+    say(
+        f"trained {len(collectors)} more at a constant rate, {first.n_collected} snapshots each; "
+        f"weight decay {chosen:g}, {_TRIED}"
+    )
+    return collectors, chosen
+
+
+def tuned(fit: Callable[[float], T], validation_nll: Callable[[T], float]) -> tuple[T, float]:
+    """The result with the lowest validation NLL among those of all weight decays, and its weight decay."""
+    tried = {weight_decay: fit(weight_decay) for weight_decay in WEIGHT_DECAYS}
+    best = min(tried, key=lambda weight_decay: validation_nll(tried[weight_decay]))
+    return tried[best], best
+
+
+def score(
+    task: Task,
+    predictions: dict[str, list[Predictions]],
+    weight_decays: dict[str, float],
+    settings: Settings,
+) -> tuple[swag.Report, Figures]:
+    """The report on the first member of each method, and every member's figures."""
+
+    def report(member: int, n_bootstrap: int) -> swag.Report:
+        shown = {method: answers[min(member, len(answers) - 1)] for method, answers in predictions.items()}
+        return swag.Report(
+            {method: answer.test for method, answer in shown.items()},
+            task.test.labels,
+            ood={task.ood_name: {method: answer.ood for method, answer in shown.items()}},
+            baseline="SGD",
+            validation={method: answer.validation for method, answer in shown.items()},
+            validation_labels=task.validation.labels,
+            n_bootstrap=n_bootstrap,
+            class_names=task.classes,
+            images=task.test.images,
+            title=f"swag demo: {task.name}",
+            provenance=_provenance(task, weight_decays, settings),
+        )
+
+    figures: Figures = {method: {} for method in predictions}
+    for member in range(settings.members):
+        # Two resamples: only the figures themselves are wanted here, by the same definitions.
+        for method, row in report(member, n_bootstrap=2).results.scores.items():
+            if member == 0 or method in SINGLE:
+                for metric, estimate in row.items():
+                    assert estimate.value is not None
+                    figures[method].setdefault(metric, []).append(estimate.value)
+    results = report(0, n_bootstrap=1000).results
+    return swag.Report.from_results(
+        dataclasses.replace(results, notes=(*notes(results.metrics, figures), *results.notes))
+    ), figures
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Lets torch use one thread inside the block.
+
+    Sums depend on the number of threads, and on one thread of a CPU every kernel used here gives the same
+    bits each time. A second thread gains nothing on layers this small.
+    """
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+_TRIED}")
     return networks, chosen
 
 

@@ -81,16 +81,15 @@ def smooth_ece(probs: Values, labels: Values) -> float:
         >>> round(smooth_ece(torch.tensor([[0.75, 0.25], [0.75, 0.25]]), torch.tensor([0, 0])), 4)
         0.25
     """
+    from scipy.optimize import brentq
+
     confidence, correct = top_label(probs, labels)
     residual = SmoothedMeasure(confidence, (correct.double() - confidence.double()) / len(confidence))
-    low, high = 0.0, 1.0
-    for _ in range(30):
-        middle = (low + high) / 2
-        if residual.total_variation(middle) > middle:
-            low = middle
-        else:
-            high = middle
-    return residual.total_variation(high)
+    if residual.total_variation(0.0) == 0:
+        return 0.0
+    # At σ = 1 the error is below 1, the largest residual, so the two ends have different signs.
+    sigma = brentq(lambda sigma: residual.total_variation(sigma) - sigma, 0.0, 1.0 + 1e-9, xtol=1e-8)
+    return min(1.0, residual.total_variation(sigma))
 
 
 def kde_ece(probs: Values, labels: Values, bandwidth: float | None = None) -> float:

@@ -5,6 +5,7 @@
 `build` computes frozen `Results` once; everything else only reads them.
 """
 
+from swag.report.files import read_labels, read_predictions
 from swag.report.plots import (
     plot_confidence_histogram,
     plot_coverage,
@@ -28,4 +29,6 @@ __all__ = [
     "plot_pit",
     "plot_reliability",
     "plot_risk_coverage",
+    "read_labels",
+    "read_predictions",
 ]

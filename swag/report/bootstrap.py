@@ -131,8 +131,8 @@ def aurc(rows: Acceptance, weights: Weights) -> Array:
     r"""Area under the risk–coverage curve: the mean over k of the error rate among the k most confident rows.
 
     Rows of equal confidence count with the mean error of their tie, and so do the copies of a row drawn more
-    than once. A tie of W rows, E of them wrong, after B rows, A of them wrong, adds
-    Σ_{j ≤ W} (A + j E/W)/(B + j) = E + (A − B E/W)(H_{B+W} − H_B).
+    than once. A tie of W rows, E of them wrong, that ends after B rows, A of them wrong, adds
+    Σ_{B−W < j ≤ B} (A − (B − j) E/W) / j = E + (A − B E/W)(H_B − H_{B−W}).
 
     Args:
         rows: The method's order.
@@ -142,16 +142,15 @@ def aurc(rows: Acceptance, weights: Weights) -> Array:
         (c,).
     """
     w = np.take(weights, rows.order, axis=1)
-    covered, wrong = np.cumsum(w, axis=1), np.cumsum(w * rows.errors.astype(w.dtype), axis=1)
+    rate = rows.errors.astype(w.dtype)
+    covered, wrong = np.cumsum(w, axis=1), np.cumsum(w * rate, axis=1)
     if rows.ends is not None:
         covered, wrong = np.take(covered, rows.ends, axis=1), np.take(wrong, rows.ends, axis=1)
-    harmonic = np.take(rows.harmonic.astype(w.dtype), covered.astype(np.intp))
-    size, errors = (np.diff(sums, axis=1, prepend=0) for sums in (covered, wrong))
-    rate = np.divide(errors, size, out=np.zeros_like(size), where=size > 0)
-    excess = (wrong - errors) - (covered - size) * rate
-    total = wrong[:, -1] + np.einsum(
-        "cn,cn->c", excess, np.diff(harmonic, axis=1, prepend=0), dtype=np.float64
-    )
+        size, errors = (np.diff(sums, axis=1, prepend=0) for sums in (covered, wrong))
+        rate = np.divide(errors, size, out=np.zeros_like(size), where=size > 0)
+    harmonic = np.take(rows.harmonic, covered.astype(np.int32), mode="clip")
+    harmonic[:, 1:] -= harmonic[:, :-1].copy()
+    total = wrong[:, -1] + np.einsum("cn,cn->c", wrong - covered * rate, harmonic, dtype=np.float64)
     return np.asarray(total / covered[:, -1], dtype=np.float64)
 
 

@@ -7,7 +7,7 @@ from typing import Any, final
 
 from swag.atomic import write_text
 from swag.errors import FileError, InputError
-from swag.report import document, table
+from swag.report import compare, document, gate, table
 from swag.report.build import build
 from swag.report.results import Results
 
@@ -133,6 +133,14 @@ class Report:
     def table(self, width: int = 110) -> str:
         """The score table as text, with intervals and marks, for a terminal of `width` columns."""
         return f"{table.scores(self.results, width)}\n\n{table.legend(self.results, width)}"
+
+    def failures(self, condition: str) -> list[str]:
+        """Which figures meet a condition that must not hold ("SWAG.ece > 0.03"): see `swag.report.gate`."""
+        return gate.failures(self.results, condition)
+
+    def compare(self, other: "Report") -> str:
+        """What is different in another report, as a table; for the rows themselves `swag.report.compare`."""
+        return compare.text(self.results, other.results)
 
     def to_dict(self) -> dict[str, Any]:
         """What the JSON file holds: see `swag.report.document` for the schema."""

@@ -1,0 +1,268 @@
+"""How far the control variate's batch-norm statistics are from exact ones, in the averaged probabilities.
+
+    python experiments/batchnorm/run.py                  all networks and seeds, on Fashion-MNIST
+    python experiments/batchnorm/run.py --quick          minutes to seconds, on scikit-learn's digits
+    python experiments/batchnorm/run.py --table          the results as Markdown, without running anything
+
+A network of one seed is one file in --out; a run that was stopped goes on with those that are missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import lzma
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sklearn.datasets
+import torch
+from networks import NETWORKS
+from policies import PlainSubset, ReferenceSubset
+from table import table
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import swag
+from swag.atomic import write_text
+
+HERE = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that a result depends on besides network and seed."""
+
+    data: str = "Fashion-MNIST"
+    train_rows: int = 10_000
+    full_rows: int = 4_096  # what 'exact' and the control variate's one pass read
+    bn_batch: int = 128
+    test_rows: int = 1_000
+    n_samples: int = 30
+    scales: tuple[float, ...] = (0.5, 1.0)
+    rows: tuple[int, ...] = (32, 64, 128, 256, 512)
+    reference_fraction: float = 0.1
+    warm_up_epochs: int = 5
+    snapshots: int = 16  # one every half epoch
+    rate: float = 0.05
+    weight_decay: float = 5e-4
+    batch: int = 64
+
+
+QUICK = Settings(
+    data="digits (quick)",
+    train_rows=768,
+    full_rows=256,
+    test_rows=200,
+    n_samples=4,
+    scales=(0.5,),
+    rows=(32, 64),
+    reference_fraction=0.5,
+    warm_up_epochs=2,
+    snapshots=4,
+)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Images (N, 1, 28, 28) from 0 to 1, and labels."""
+
+    train: Tensor
+    train_labels: Tensor
+    test: Tensor
+    test_labels: Tensor
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--data-dir", type=Path, default=Path(os.environ.get("SWAG_DATA", "data")))
+    parser.add_argument("--out", type=Path, help="folder of the results (default: beside this script)")
+    parser.add_argument("--nets", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--quick", action="store_true", help="a small run on digits, into a temporary folder")
+    parser.add_argument("--table", action="store_true", help="print the tables of --out and stop")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as temporary:
+        out = args.out or (Path(temporary) if args.quick else HERE / "results")
+        if not args.table:
+            settings = QUICK if args.quick else Settings()
+            try:
+                data = digits(settings) if args.quick else fashion_mnist(args.data_dir, settings)
+            except FileNotFoundError as error:
+                print(f"{error.filename} is missing; pass --data-dir DIR or set SWAG_DATA", file=sys.stderr)
+                return 2
+            out.mkdir(parents=True, exist_ok=True)
+            for net in args.nets:
+                for seed in args.seeds[: 1 if args.quick else None]:
+                    run(net, seed, settings, data, out / f"{net}-{seed}.json")
+        results = [json.loads(path.read_text()) for path in sorted(out.glob("*-*.json"))]
+        print(table(results))
+    return 0
+
+
+def run(net: str, seed: int, settings: Settings, data: Data, path: Path) -> None:
+    """Trains one network and compares all policies; nothing to do where `path` has it already."""
+    # Through JSON, where tuples become lists.
+    wanted = json.loads(json.dumps(asdict(settings)))
+    if path.exists() and json.loads(path.read_text())["settings"] == wanted:
+        print(f"{path.name}: already there", file=sys.stderr)
+        return
+    started = time.process_time()
+    torch.manual_seed(seed)
+    model = NETWORKS[net]()
+    collector = train(model, data, settings, seed)
+    trained = time.process_time() - started
+    scales = {}
+    for scale in settings.scales:
+        scales[str(scale)] = compare(model, collector.swag(scale=scale), data, settings, seed)
+        print(f"{net} {seed} scale {scale}: {time.process_time() - started:.0f} s", file=sys.stderr, flush=True)
+    result = {
+        "net": net,
+        "seed": seed,
+        "settings": wanted,
+        "parameters": collector.layout.size,
+        "scales": scales,
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "swag": swag.__version__},
+        "hardware": {"cpu": cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
+        "cpu_seconds": {"training": round(trained), "all": round(time.process_time() - started)},
+    }
+    write_text(path, json.dumps(result, indent=1) + "\n")
+
+
+def train(model: nn.Module, data: Data, settings: Settings, seed: int) -> swag.Collector:
+    """SGD at a constant rate; after the warm-up a snapshot every half epoch."""
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=settings.rate, momentum=0.9, weight_decay=settings.weight_decay
+    )
+    collector = swag.Collector(model, rank=20)
+    images, labels = data.train, data.train_labels
+    half_epochs = 2 * settings.warm_up_epochs + settings.snapshots
+    model.train()
+    for half in range(half_epochs):
+        if half % 2 == 0:
+            halves = torch.randperm(len(images), generator=generator).chunk(2)
+        for chosen in halves[half % 2].split(settings.batch):
+            optimizer.zero_grad()
+            F.cross_entropy(model(images[chosen]), labels[chosen]).backward()
+            optimizer.step()
+        if half >= 2 * settings.warm_up_epochs:
+            collector.collect(model)
+    return collector
+
+
+def compare(
+    model: nn.Module, posterior: swag.Posterior, data: Data, settings: Settings, seed: int
+) -> dict[str, Any]:
+    """Every policy's averaged probabilities against exact ones, for the same weights and test rows."""
+
+    def predict(policy: Any, keep_members: bool = False) -> swag.CategoricalPredictive:
+        ensemble = swag.Ensemble(
+            model,
+            posterior,
+            settings.n_samples,
+            bn_loader=data.train[: settings.full_rows].split(settings.bn_batch),
+            batchnorm=policy,
+            seed=seed,
+            keep_members=keep_members,
+        )
+        return ensemble.predict(data.test.split(250))
+
+    exact = predict(swag.ExactBatchNorm(), keep_members=True)
+    # The standard error of a mean of S members, averaged over rows and classes as the errors are.
+    spread = exact.member_probs.double().std(0, correction=1) / settings.n_samples**0.5
+    found = []
+    for description, policy in policies(settings, seed):
+        predictive = predict(policy)
+        error = (predictive.probs.double() - exact.probs.double()).abs()
+        scores = score(predictive, data.test_labels)
+        found.append({**description, "mean": error.mean().item(), "max": error.max().item(), **scores})
+    return {
+        "monte_carlo": {"mean": spread.mean().item(), "max": spread.max().item()},
+        "exact": {"rows_per_sample": settings.full_rows, **score(exact, data.test_labels)},
+        "policies": found,
+    }
+
+
+def policies(settings: Settings, seed: int) -> Iterator[tuple[dict[str, Any], Any]]:
+    """Each with its description; rows_per_sample are forward passes of one row, for one sample.
+
+    `shared_rows` are forward passes once for all samples: at the mean weights.
+    """
+    n, full = settings.n_samples, settings.full_rows
+    for rows in settings.rows:
+        fixed = swag.ControlVariateBatchNorm(rows=rows, seed=seed)
+        shared = {"shared_rows": full + rows}
+        yield {"policy": "fixed", "rows": rows, "rows_per_sample": rows, **shared}, fixed
+        cost = {"rows_per_sample": 2 * rows, "shared_rows": full}
+        yield {"policy": "fresh", "rows": rows, **cost}, replace(fixed, fresh=True)
+    for rows in sorted({*settings.rows, *(2 * rows for rows in settings.rows)}):
+        cost = {"rows_per_sample": rows, "shared_rows": 0}
+        yield {"policy": "plain", "rows": rows, **cost}, PlainSubset(rows, seed)
+    # As many rows as a control variate with the usual 128 fresh ones takes, its share of the one pass included.
+    rows = 2 * 128 + full // n
+    yield {"policy": "plain, all costs", "rows": rows, "rows_per_sample": rows, "shared_rows": 0}, PlainSubset(
+        rows, seed + 1
+    )
+    reference = ReferenceSubset(settings.reference_fraction, settings.bn_batch, seed)
+    rows = reference.rows_of(full)
+    yield {"policy": "reference", "rows": rows, "rows_per_sample": rows, "shared_rows": 0}, reference
+    yield {"policy": "none", "rows": 0, "rows_per_sample": 0, "shared_rows": 0}, swag.KeepBatchNorm()
+
+
+def score(predictive: swag.CategoricalPredictive, labels: Tensor) -> dict[str, float]:
+    """Accuracy and NLL on the test rows: is this a trained network?"""
+    right = (predictive.log_probs.argmax(1) == labels).double().mean().item()
+    return {"accuracy": round(right, 4), "nll": round(F.nll_loss(predictive.log_probs, labels).item(), 5)}
+
+
+def fashion_mnist(folder: Path, settings: Settings) -> Data:
+    """The first rows of the training set and of the test set, which are shuffled already."""
+    folder = folder / "fashion_mnist"
+
+    def images(name: str, n: int) -> Tensor:
+        with lzma.open(folder / name) as file:
+            pixels = np.load(io.BytesIO(file.read()), allow_pickle=False)[:n]
+        return torch.from_numpy(pixels)[:, None].float() / 255
+
+    with np.load(folder / "labels.npz", allow_pickle=False) as labels:
+        train, test = (torch.from_numpy(labels[name]).long() for name in ("train", "test"))
+    return Data(
+        images("train_images_00000-09999.npy.xz", settings.train_rows),
+        train[: settings.train_rows],
+        images("test_images.npy.xz", settings.test_rows),
+        test[: settings.test_rows],
+    )
+
+
+def digits(settings: Settings) -> Data:
+    """scikit-learn's 1,797 handwritten digits, enlarged from 8×8."""
+    pixels, labels = sklearn.datasets.load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(labels))
+    small = torch.from_numpy(pixels[order]).float().view(-1, 1, 8, 8) / 16
+    images = F.interpolate(small, size=(28, 28), mode="bilinear", align_corners=False)
+    train, test = slice(settings.train_rows), slice(-settings.test_rows, None)
+    targets = torch.from_numpy(labels[order]).long()
+    return Data(images[train], targets[train], images[test], targets[test])
+
+
+def cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
