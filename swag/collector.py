@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, final
+from typing import Any, NoReturn, final
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from swag import moments
 from swag.collector_state import STATE_VERSION, checked_state
 from swag.errors import InputError, StateError
+from swag.moments import Kernel
 from swag.parameters import Layout, Select
 from swag.posterior import LowRankGaussian, PointMass
+from swag.running import RunningMoments
 from swag.staging import Staging
 
 _ROW_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -38,6 +40,7 @@ class Collector:
             (name, parameter), or a list of names, module names or globs.
         deviation_dtype: dtype of the rows; bfloat16 halves their memory.
         device: where the statistics live; by default beside the first selected parameter.
+        kernel: one step on tensors; `swag.moments.compiled_kernel()` fuses it.
 
     Raises:
         InputError: a negative rank, nothing selected, a lazy module without shape.
@@ -61,9 +64,10 @@ class Collector:
         select: Select = None,
         deviation_dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
+        kernel: Kernel = moments.accumulate_,
     ) -> None:
         layout = Layout.of(model, select)
-        self._set_up(layout, rank, deviation_dtype, device or layout.tensors(model)[0].device)
+        self._set_up(layout, rank, deviation_dtype, device or layout.tensors(model)[0].device, kernel)
 
     @classmethod
     def for_layout(
@@ -73,14 +77,20 @@ class Collector:
         *,
         deviation_dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        kernel: Kernel = moments.accumulate_,
     ) -> Collector:
         """A collector for a layout alone, without a model at hand."""
         collector = cls.__new__(cls)
-        collector._set_up(layout, rank, deviation_dtype, device)
+        collector._set_up(layout, rank, deviation_dtype, device, kernel)
         return collector
 
     def _set_up(
-        self, layout: Layout, rank: int, deviation_dtype: torch.dtype, device: torch.device | str
+        self,
+        layout: Layout,
+        rank: int,
+        deviation_dtype: torch.dtype,
+        device: torch.device | str,
+        kernel: Kernel,
     ) -> None:
         if isinstance(rank, bool) or not isinstance(rank, int) or rank < 0:
             raise InputError(
@@ -93,38 +103,33 @@ class Collector:
         self.deviation_dtype = deviation_dtype
         self.device = torch.device(device)
         self._n = 0
-        self._origin: Tensor | None = None  # θ₁
-        self._offset_mean: Tensor  # m_n = θ̄ − θ₁
-        self._sq_dev: Tensor
-        self._ring: Tensor  # (K, D); snapshot i (from 0) lies in row i mod K
-        self._scratch: Tensor
+        self._running: RunningMoments | None = None
+        self._kernel = kernel
         self._staging = Staging(layout, self.device)
+        # On an accelerator a snapshot's finiteness is known later: whether tensors were bad, on the device.
+        self._pending: Tensor | None = None
 
     @property
     def n_collected(self) -> int:
         """n, the snapshots taken so far."""
+        self._settle()
         return self._n
 
     @property
     def mean(self) -> Tensor:
         """θ̄ (D,), a fresh tensor."""
-        self._require(1, "mean")
-        assert self._origin is not None
-        return self._origin + self._offset_mean
+        running = self._require(1, "mean")
+        return running.origin + running.offset_mean
 
     @property
     def sq_dev(self) -> Tensor:
         """Σ (θ_i − θ̄)² (D,), a fresh tensor; Σ_diag is this over n."""
-        self._require(1, "sq_dev")
-        return self._sq_dev.clone()
+        return self._require(1, "sq_dev").sq_dev.clone()
 
     @property
     def deviations(self) -> Tensor:
         """The rows present (k, D), k = min(n, K), oldest first; a fresh tensor."""
-        self._require(1, "deviations")
-        if self._n <= self.rank or self.rank == 0:
-            return self._ring[: min(self._n, self.rank)].clone()
-        return self._ring.roll(-(self._n % self.rank), dims=0)
+        return self._require(1, "deviations").rows(self._n)
 
     def collect(self, model: nn.Module) -> None:
         """Takes a snapshot: one Welford step and one deviation row.
@@ -134,41 +139,22 @@ class Collector:
 
         Raises:
             InputError: a name is missing, a shape differs, or a weight is NaN or infinite (named); the
-                statistics are then unchanged.
+                statistics are then unchanged. On an accelerator, where waiting would stall training, a
+                snapshot with bad values changes nothing either, and the error comes at the next
+                `collect` or read.
         """
+        self._settle()
         tensors = [tensor.detach() for tensor in self.layout.tensors(model)]
         self._staging.fresh()
-        if not moments.all_finite(x for _, _, x in self._staging.pieces(tensors)):
-            bad = moments.first_non_finite(tensors)
-            name = self.layout.names[bad] if bad is not None else "(it changed meanwhile)"
-            raise InputError(
-                f"model: parameter '{name}' holds NaN or infinite values; nothing was collected (still "
-                f"{self._n} snapshots): lower the learning rate or skip this step"
-            )
-        if self._origin is None:
-            self._allocate()
-        assert self._origin is not None
-        n = self._n + 1
-        for start, stop, x in self._staging.pieces(tensors):
-            if n == 1:
-                self._origin[start:stop].copy_(x)
-                continue
-            row = self._ring[(n - 1) % self.rank, start:stop] if self.rank else None
-            straight = row is not None and row.dtype == self._origin.dtype
-            deviation = row if straight and row is not None else self._scratch[: stop - start]
-            moments.accumulate_(
-                x,
-                self._origin[start:stop],
-                self._offset_mean[start:stop],
-                self._sq_dev[start:stop],
-                deviation,
-                n,
-            )
-            if row is not None and not straight:
-                row.copy_(deviation)
-        if n == 1 and self.rank:
-            self._ring[0].zero_()
-        self._n = n
+        keep = None
+        if self._defers(tensors):
+            self._pending = moments.non_finite_flags(tensors)
+            keep = ~self._pending.any()
+        elif not moments.all_finite(x for _, _, x in self._staging.pieces(tensors)):
+            self._refuse(moments.first_non_finite(tensors), "model")
+        running = self._allocated()
+        running.step_(self._staging.pieces(tensors), self._n + 1, keep)
+        self._n += 1
 
     def swa(self) -> PointMass:
         """The SWA solution θ̄ [Izmailov et al. 2018].
@@ -184,10 +170,10 @@ class Collector:
         Raises:
             StateError: fewer than two snapshots.
         """
-        self._require(2, "swag_diag()")
-        rows = self._sq_dev.new_empty(0, self.layout.size)
+        running = self._require(2, "swag_diag()")
+        rows = running.sq_dev.new_empty(0, self.layout.size)
         return LowRankGaussian.from_moments(
-            self.mean, self._sq_dev / self._n, rows, scale=scale, layout=self.layout
+            self.mean, running.sq_dev / self._n, rows, scale=scale, layout=self.layout
         )
 
     def swag(self, scale: float = 0.5) -> LowRankGaussian:
@@ -205,13 +191,14 @@ class Collector:
                 f"rank: the low-rank part of SWAG needs rank 2 or more and this collector has {self.rank}; "
                 "collect with Collector(model, rank=20), or use swag_diag()"
             )
-        self._require(2, "swag()")
+        running = self._require(2, "swag()")
         return LowRankGaussian.from_moments(
-            self.mean, self._sq_dev / self._n, self.deviations, scale=scale, layout=self.layout
+            self.mean, running.sq_dev / self._n, self.deviations, scale=scale, layout=self.layout
         )
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain data, safe for `torch.load(weights_only=True)`; resumes bit for bit."""
+        self._settle()
         state: dict[str, Any] = {
             "version": STATE_VERSION,
             "layout": self.layout.to_list(),
@@ -219,11 +206,11 @@ class Collector:
             "deviation_dtype": str(self.deviation_dtype).removeprefix("torch."),
             "n_collected": self._n,
         }
-        if self._origin is not None:
-            state["origin"] = self._origin.clone()
-            state["offset_mean"] = self._offset_mean.clone()
-            state["sq_dev"] = self._sq_dev.clone()
-            state["deviations"] = self.deviations
+        if self._running is not None and self._n > 0:
+            state["origin"] = self._running.origin.clone()
+            state["offset_mean"] = self._running.offset_mean.clone()
+            state["sq_dev"] = self._running.sq_dev.clone()
+            state["deviations"] = self._running.rows(self._n)
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -233,37 +220,57 @@ class Collector:
             InputError: another layout, rank, row dtype or version, or a tensor of the wrong shape.
         """
         n, tensors = checked_state(state, self.layout, self.rank, self.deviation_dtype)
+        self._n, self._pending = n, None
         if n == 0:
-            self._n, self._origin = 0, None
+            self._running = None
             return
-        self._allocate()
-        assert self._origin is not None
-        self._origin.copy_(tensors["origin"])
-        self._offset_mean.copy_(tensors["offset_mean"])
-        self._sq_dev.copy_(tensors["sq_dev"])
-        for i, row in zip(range(n - len(tensors["deviations"]), n), tensors["deviations"], strict=True):
-            self._ring[i % self.rank].copy_(row)
-        self._n = n
+        running = self._allocated()
+        running.origin.copy_(tensors["origin"])
+        running.offset_mean.copy_(tensors["offset_mean"])
+        running.sq_dev.copy_(tensors["sq_dev"])
+        running.put_rows_(tensors["deviations"], n)
 
-    @torch.inference_mode(False)  # tensors made in inference mode could not be updated outside of it
-    def _allocate(self) -> None:
-        dtype, size = self.layout.statistics_dtype, self.layout.size
-        origin = torch.empty(size, dtype=dtype, device=self.device)
-        self._offset_mean = torch.zeros_like(origin)
-        self._sq_dev = torch.zeros_like(origin)
-        self._ring = torch.empty(self.rank, size, dtype=self.deviation_dtype, device=self.device)
-        needs_scratch = self.rank == 0 or self.deviation_dtype != dtype
-        self._scratch = torch.empty(
-            self._staging.widest if needs_scratch else 0, dtype=dtype, device=self.device
+    def _allocated(self) -> RunningMoments:
+        if self._running is None:
+            self._running = RunningMoments(
+                self.layout.size,
+                self.rank,
+                dtype=self.layout.statistics_dtype,
+                row_dtype=self.deviation_dtype,
+                device=self.device,
+                widest=self._staging.widest,
+                kernel=self._kernel,
+            )
+        return self._running
+
+    def _defers(self, tensors: list[Tensor]) -> bool:
+        """Whether the finiteness test must not wait for the device."""
+        return self.device.type != "cpu" and all(t.device == self.device and t.numel() for t in tensors)
+
+    def _settle(self) -> None:
+        """Looks at the flags of the last snapshot, which are long there; raises if it was bad."""
+        if self._pending is None:
+            return
+        flags, self._pending = self._pending.tolist(), None
+        if any(flags):
+            self._n -= 1
+            self._refuse(flags.index(True), "model, at the snapshot before")
+
+    def _refuse(self, bad: int | None, where: str) -> NoReturn:
+        name = self.layout.names[bad] if bad is not None else "(it changed meanwhile)"
+        raise InputError(
+            f"{where}: parameter '{name}' holds NaN or infinite values; nothing was collected (still "
+            f"{self._n} snapshots): lower the learning rate or skip this step"
         )
-        self._origin = origin
 
-    def _require(self, n: int, what: str) -> None:
-        if self._n < n:
+    def _require(self, n: int, what: str) -> RunningMoments:
+        self._settle()
+        if self._running is None or self._n < n:
             raise StateError(
                 f"{what}: needs {n} snapshot{'s' if n > 1 else ''} or more and this collector has {self._n}; "
                 "call collector.collect(model) along the training trajectory first"
             )
+        return self._running
 
     def __repr__(self) -> str:
         plural = "" if self._n == 1 else "s"

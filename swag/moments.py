@@ -13,10 +13,15 @@ so that θ̄ = θ₁ + m_n and Σ_diag = M_n/n. Source: Welford (1962); Chan, Go
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
+
+_log = logging.getLogger(__name__)
+
+Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, int], None]
 
 
 def accumulate_(
@@ -37,6 +42,70 @@ def accumulate_(
     offset_mean.add_(deviation, alpha=1.0 / n)
     deviation.mul_((n - 1) / n)
     sq_dev.addcmul_(deviation, deviation, value=n / (n - 1))
+
+
+def accumulate_where_(
+    keep: Tensor, x: Tensor, origin: Tensor, offset_mean: Tensor, sq_dev: Tensor, deviation: Tensor, n: int
+) -> None:
+    """`accumulate_` where the boolean scalar `keep` is true, nothing where it is false; never waits."""
+    torch.sub(x, origin, out=deviation)
+    deviation.sub_(offset_mean)
+    # Not a product with 0: that would keep a NaN.
+    deviation.masked_fill_(~keep, 0)
+    offset_mean.add_(deviation, alpha=1.0 / n)
+    deviation.mul_((n - 1) / n)
+    sq_dev.addcmul_(deviation, deviation, value=n / (n - 1))
+
+
+def compiled_kernel() -> Kernel:
+    """`accumulate_` fused into one pass by `torch.compile`; pass it as `Collector(…, kernel=…)`.
+
+    The first call compiles (seconds, and a C++ compiler on the CPU). Where that fails the eager kernel
+    takes over for good, and a warning is logged.
+    """
+    return _Compiled()
+
+
+class _Compiled:
+    def __init__(self) -> None:
+        self._fused: Callable[..., None] | None = torch.compile(_step, dynamic=True)
+
+    def __call__(
+        self, x: Tensor, origin: Tensor, offset_mean: Tensor, sq_dev: Tensor, deviation: Tensor, n: int
+    ) -> None:
+        if self._fused is not None:
+            try:
+                # n goes in as a tensor: as a number it would be compiled anew for each snapshot.
+                self._fused(
+                    x, origin, offset_mean, sq_dev, deviation, torch.tensor(float(n), dtype=origin.dtype)
+                )
+                return
+            except Exception as error:  # the compiler's failures have many classes
+                _log.warning("torch.compile failed (%s); collecting goes on with the eager kernel", error)
+                self._fused = None
+        accumulate_(x, origin, offset_mean, sq_dev, deviation, n)
+
+    def __reduce__(self) -> tuple[Callable[[], Kernel], tuple[()]]:
+        return compiled_kernel, ()
+
+
+def _step(
+    x: Tensor, origin: Tensor, offset_mean: Tensor, sq_dev: Tensor, deviation: Tensor, n: Tensor
+) -> None:
+    delta = x - origin - offset_mean
+    offset_mean.add_(delta / n)
+    moved = delta * ((n - 1) / n)
+    sq_dev.add_(delta * moved)
+    deviation.copy_(moved)
+
+
+def non_finite_flags(tensors: list[Tensor]) -> Tensor:
+    """For each tensor whether it holds a NaN or an infinity (T,), on its device, without synchronising.
+
+    By the largest magnitude, which unlike a sum cannot overflow for finite values.
+    """
+    norms = torch._foreach_norm(tensors, float("inf"))
+    return ~torch.stack([norm.float() for norm in norms]).isfinite()
 
 
 def all_finite(pieces: Iterable[Tensor]) -> bool:

@@ -17,7 +17,7 @@ from swag.parameters import Layout
 # 2¹⁸ float32 values are 1 MiB: the few buffers of a step stay in a core's second-level cache.
 _CPU_PIECE = 1 << 18
 # On a device a piece costs kernel launches, and there is no cache to stay in.
-_DEVICE_PIECE = 1 << 26
+_DEVICE_PIECE = 1 << 24
 
 
 @final

@@ -6,6 +6,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from tests.runs import TwoLayers, seeded
+
 # The tensors here are small: a second thread gains nothing, and waits badly where cores are shared.
 torch.set_num_threads(1)
 
@@ -15,7 +17,7 @@ settings.load_profile("fixed")
 
 
 @pytest.fixture(autouse=True)
-def seeded() -> None:
+def fixed_seed() -> None:
     """Every test starts from the same state of torch's global generator."""
     torch.manual_seed(0)
 
@@ -30,3 +32,16 @@ def process_group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
     yield
     dist.destroy_process_group()
+
+
+@pytest.fixture(scope="session")
+def two_layers() -> TwoLayers:
+    """A training run whose layers move together."""
+    torch.manual_seed(0)
+    return TwoLayers()
+
+
+@pytest.fixture(scope="session")
+def samples(two_layers: TwoLayers) -> torch.Tensor:
+    """4,000 draws of its SWAG posterior at the paper's scale: enough to see a covariance off by a tenth."""
+    return two_layers.collector.swag(0.5).sample(4000, generator=seeded())

@@ -378,3 +378,48 @@ def test_intervals_hold_the_ece_and_stay_in_range(n, n_bins, seed):
         assert -1e-12 <= interval[0] <= sampled.values[0] + 1e-9 <= interval[1] + 2e-9 <= 1 + 3e-9
         low, high = sampled.difference(0, 1)
         assert low <= high
+
+
+def test_auroc_and_aurc_intervals_cover_too():
+    from scipy.stats import norm
+
+    from swag.report.ood import auroc_influences
+
+    sets, n, m = 200, 150, 80
+    rng = np.random.default_rng(3)
+    w_in = np.concatenate(list(bootstrap.weight_chunks(n, 300, 0)))
+    w_out = np.concatenate(list(bootstrap.weight_chunks(m, 300, 0, stream=1)))
+    confidence = rng.beta(6, 1, 300_000)
+    errors = (rng.random(300_000) > confidence).astype(float)
+    everything = bootstrap.Acceptance.of(errors, confidence)
+    truth = {"auroc": norm.cdf(1 / np.sqrt(2)), "aurc": bootstrap.aurc(everything, np.ones((1, 300_000)))[0]}
+    covered = {"auroc": 0, "aurc": 0}
+    for _ in range(sets):
+        inside, outside = rng.normal(size=n), rng.normal(1, 1, m)
+        ranking = bootstrap.Ranking.of(inside, outside)
+        replicates = bootstrap.detection(ranking, w_in, w_out)["auroc"]
+        value = metrics.auroc(inside, outside)
+        low, high = bca_interval(replicates, value, acceleration(*auroc_influences(inside, outside)), 0.95)
+        covered["auroc"] += low <= truth["auroc"] <= high
+        confidence = rng.beta(6, 1, n)
+        accepted = bootstrap.Acceptance.of((rng.random(n) > confidence).astype(float), confidence)
+        low, high = percentile_interval(bootstrap.aurc(accepted, w_in), 0.95)
+        covered["aurc"] += low <= truth["aurc"] <= high
+    # 200 sets: three standard errors of a share of 0.95 are 0.046.
+    assert all(abs(count / sets - 0.95) < 0.046 for count in covered.values()), covered
+
+
+def test_auroc_influences_are_those_of_leaving_a_row_out():
+    from swag.report.ood import auroc_influences
+
+    rng = np.random.default_rng(0)
+    inside, outside = np.round(rng.normal(size=30), 1), np.round(rng.normal(1, 1, 20), 1)
+    value = metrics.auroc(inside, outside)
+    from_in, from_out = auroc_influences(inside, outside)
+    # n u = (n − 1)(value − value without the row) + value, exactly, since the AUROC is a mean in each sample.
+    for i in range(30):
+        expected = value + 29 * (value - metrics.auroc(np.delete(inside, i), outside))
+        assert 30 * from_in[i] == pytest.approx(expected)
+    for j in range(20):
+        expected = value + 19 * (value - metrics.auroc(inside, np.delete(outside, j)))
+        assert 20 * from_out[j] == pytest.approx(expected)

@@ -9,6 +9,7 @@ import torch
 
 from swag import Empirical, InputError, Layout, LowRankGaussian, Mixture, PointMass, Posterior
 from tests.cases import plain
+from tests.runs import seeded
 
 LAYOUT = Layout.of(plain())
 SIZE = LAYOUT.size
@@ -50,10 +51,6 @@ POSTERIORS: dict[str, Posterior] = {
     "nested": Mixture([Mixture([gaussian(0), point(3)]), gaussian(9, rank=0)]),
 }
 SAMPLERS = {name: posterior for name, posterior in POSTERIORS.items() if name != "PointMass"}
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture(params=POSTERIORS, ids=str)

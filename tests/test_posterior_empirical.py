@@ -11,12 +11,9 @@ from hypothesis import strategies as st
 from swag import Empirical, InputError, Layout, PointMass
 from tests.cases import plain
 from tests.checks import array, assert_close, assert_proportions
+from tests.runs import seeded
 
 THETAS = torch.randn(6, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 class TestEmpirical:

@@ -14,13 +14,10 @@ from swag import Collector, Empirical, InputError, Layout, LowRankGaussian, Mixt
 from tests import oracles
 from tests.cases import Tied, plain, walk
 from tests.checks import Array, array, assert_close, assert_means, assert_second_moments_close
+from tests.runs import seeded
 
 SIZE = 4
 WEIGHTS = [None, [0.5, 0.2, 0.3], [0.05, 0.0, 0.95]]
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def gaussians(n: int = 3, *, rank: int = 2, dtype: torch.dtype = torch.float64) -> list[LowRankGaussian]:

@@ -31,7 +31,7 @@ class Block(nn.Module):
 
 
 def resnet() -> nn.Module:
-    """20 layers in three stages of three blocks, 8, 16 and 32 channels; the first convolution has stride 2."""
+    """20 layers in stages of three blocks, of 8, 16 and 32 channels; the first convolution has stride 2."""
     layers: list[nn.Module] = [nn.Conv2d(1, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU()]
     n_in = 8
     for n_out in (8, 16, 32):

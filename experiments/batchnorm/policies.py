@@ -50,7 +50,7 @@ class ReferenceSubset:
     """The option `subset` of the SWAG paper's code: the first batches of a freshly shuffled loader.
 
     As there: the network in train mode, the fraction rounded down to whole batches, every batch's mean and
-    unbiased variance averaged with momentum n_b/n. (These networks have no dropout, which that would turn on.)
+    unbiased variance averaged with momentum n_b/n. (That turns dropout on; these networks have none.)
     """
 
     fraction: float

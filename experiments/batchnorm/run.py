@@ -125,14 +125,20 @@ def run(net: str, seed: int, settings: Settings, data: Data, path: Path) -> None
     scales = {}
     for scale in settings.scales:
         scales[str(scale)] = compare(model, collector.swag(scale=scale), data, settings, seed)
-        print(f"{net} {seed} scale {scale}: {time.process_time() - started:.0f} s", file=sys.stderr, flush=True)
+        print(
+            f"{net} {seed} scale {scale}: {time.process_time() - started:.0f} s", file=sys.stderr, flush=True
+        )
     result = {
         "net": net,
         "seed": seed,
         "settings": wanted,
         "parameters": collector.layout.size,
         "scales": scales,
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "swag": swag.__version__},
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "swag": swag.__version__,
+        },
         "hardware": {"cpu": cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
         "cpu_seconds": {"training": round(trained), "all": round(time.process_time() - started)},
     }
@@ -166,24 +172,29 @@ def compare(
 ) -> dict[str, Any]:
     """Every policy's averaged probabilities against exact ones, for the same weights and test rows."""
 
-    def predict(policy: Any, keep_members: bool = False) -> swag.CategoricalPredictive:
-        ensemble = swag.Ensemble(
-            model,
+    def sampled(posterior: swag.Posterior, policy: Any, base: nn.Module = model) -> swag.Ensemble:
+        return swag.Ensemble(
+            base,
             posterior,
             settings.n_samples,
             bn_loader=data.train[: settings.full_rows].split(settings.bn_batch),
             batchnorm=policy,
             seed=seed,
-            keep_members=keep_members,
+            keep_members=True,
         )
+
+    def predict(ensemble: swag.Ensemble) -> swag.CategoricalPredictive:
         return ensemble.predict(data.test.split(250))
 
-    exact = predict(swag.ExactBatchNorm(), keep_members=True)
+    exact = predict(sampled(posterior, swag.ExactBatchNorm()))
     # The standard error of a mean of S members, averaged over rows and classes as the errors are.
     spread = exact.member_probs.double().std(0, correction=1) / settings.n_samples**0.5
     found = []
+    average = swag.PointMass(posterior.mean, layout=posterior.layout)
+    with_means = sampled(average, swag.ExactBatchNorm()).member(0)
     for description, policy in policies(settings, seed):
-        predictive = predict(policy)
+        base = with_means if description["policy"] == "mean" else model
+        predictive = predict(sampled(posterior, policy, base))
         error = (predictive.probs.double() - exact.probs.double()).abs()
         scores = score(predictive, data.test_labels)
         found.append({**description, "mean": error.mean().item(), "max": error.max().item(), **scores})
@@ -209,14 +220,16 @@ def policies(settings: Settings, seed: int) -> Iterator[tuple[dict[str, Any], An
     for rows in sorted({*settings.rows, *(2 * rows for rows in settings.rows)}):
         cost = {"rows_per_sample": rows, "shared_rows": 0}
         yield {"policy": "plain", "rows": rows, **cost}, PlainSubset(rows, seed)
-    # As many rows as a control variate with the usual 128 fresh ones takes, its share of the one pass included.
+    # As many as a control variate with 128 fresh rows takes, its share of the one pass included.
     rows = 2 * 128 + full // n
-    yield {"policy": "plain, all costs", "rows": rows, "rows_per_sample": rows, "shared_rows": 0}, PlainSubset(
-        rows, seed + 1
+    yield (
+        {"policy": "plain, all costs", "rows": rows, "rows_per_sample": rows, "shared_rows": 0},
+        PlainSubset(rows, seed + 1),
     )
     reference = ReferenceSubset(settings.reference_fraction, settings.bn_batch, seed)
     rows = reference.rows_of(full)
     yield {"policy": "reference", "rows": rows, "rows_per_sample": rows, "shared_rows": 0}, reference
+    yield {"policy": "mean", "rows": 0, "rows_per_sample": 0, "shared_rows": full}, swag.KeepBatchNorm()
     yield {"policy": "none", "rows": 0, "rows_per_sample": 0, "shared_rows": 0}, swag.KeepBatchNorm()
 
 

@@ -74,7 +74,7 @@ def fashion_mnist(seed: int, folder: Path, subset: int) -> Task:
         ood_name="MNIST",
         classes=CLASSES,
         widths=(16, 32, 64),
-        strides=(2, 2, 1),
+        strides=(2, 2, 2),
     )
 
 

@@ -34,7 +34,7 @@ def run(settings: Settings) -> None:
         study = conduct(settings, say)
         files = write(study, settings.output)
         say("done")
-    print(words.page(study.report, study.figures, study.weight_decays))
+    print(words.page(study.report, study.figures, study.weight_decays, words.terminal_width()))
     print()
     print(words.ending(files, settings))
 

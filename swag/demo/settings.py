@@ -9,7 +9,7 @@ from pathlib import Path
 from swag.errors import InputError
 
 DATA = ("digits", "fashion-mnist")
-DEFAULT_SUBSET = 5_000
+DEFAULT_SUBSET = 2_000
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Settings:
         epochs: of each training; averaging takes its snapshots in the second half.
         data: "digits" or "fashion-mnist".
         data_dir: the folder that holds fashion_mnist and mnist; None for $SWAG_DATA, else ./data.
-        subset: training rows of Fashion-MNIST; None for 5,000.
+        subset: training rows of Fashion-MNIST; None for 2,000.
         quiet: nothing on standard error.
     """
 

@@ -28,8 +28,8 @@ IT_IS_A_DEMO = (
 )
 
 
-def page(report: Report, figures: Figures, weight_decays: Mapping[str, float]) -> str:
-    """All that is printed on standard output but the last lines."""
+def page(report: Report, figures: Figures, weight_decays: Mapping[str, float], width: int = 110) -> str:
+    """All that is printed on standard output but the last lines, for a terminal of `width` columns."""
     results = report.results
     members = len(figures["SGD"]["nll"])
     first = "The first member of each method, and the ensembles of all" if members > 1 else "Each method"
@@ -40,14 +40,19 @@ def page(report: Report, figures: Figures, weight_decays: Mapping[str, float]) -
         "",
         f"{first}:",
         "",
-        report.table(terminal_width()),
+        report.table(width),
         "",
-        f"Mean ± standard deviation over {members} members (ensembles: the one figure there is):",
-        "",
-        members_table(results.metrics, figures),
-        "",
-        *(_wrapped(line) for line in results.summary[1:]),
-        *(_wrapped(line) for line in notes(results.metrics, figures)),
+    ]
+    if members > 1:
+        parts += [
+            f"Mean ± standard deviation over {members} members (ensembles: the one figure there is):",
+            "",
+            members_table(results.metrics, figures, width),
+            "",
+        ]
+    parts += [
+        *(_wrapped(line, width) for line in results.summary[1:]),
+        *(_wrapped(line, width) for line in notes(results.metrics, figures)),
     ]
     return "\n".join(parts)
 
@@ -71,15 +76,16 @@ def not_improved(metrics: Sequence[Metric], figures: Figures) -> list[str]:
     return lines or ["Every step improved every column's mean, here."]
 
 
-def members_table(metrics: Sequence[Metric], figures: Figures) -> str:
-    """One line a method, one column a metric: mean ± standard deviation over members."""
-    head = ["", *(metric.label for metric in metrics)]
-    rows = [[method, *(_spread(row[metric.key]) for metric in metrics)] for method, row in figures.items()]
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in [head, *rows]
-    )
+def members_table(metrics: Sequence[Metric], figures: Figures, width: int = 110) -> str:
+    """One line a method, one column a metric, in as many blocks as the width asks for."""
+    names = _padded(["", *figures])
+    blocks = [names]
+    for metric in metrics:
+        column = _padded([metric.label, *(_spread(row[metric.key]) for row in figures.values())])
+        if blocks[-1] is not names and len(blocks[-1][0]) + 2 + len(column[0]) > width:
+            blocks.append(names)
+        blocks[-1] = [f"{line}  {cell}" for line, cell in zip(blocks[-1], column, strict=True)]
+    return "\n\n".join("\n".join(line.rstrip() for line in block) for block in blocks)
 
 
 def ending(files: Sequence[Path], settings: Settings) -> str:
@@ -109,5 +115,9 @@ def _list(items: Iterable[str]) -> str:
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
 
 
-def _wrapped(line: str) -> str:
-    return textwrap.fill(f"- {line}", width=110, subsequent_indent="  ")
+def _padded(cells: Sequence[str]) -> list[str]:
+    return [cell.ljust(max(map(len, cells))) for cell in cells]
+
+
+def _wrapped(line: str, width: int) -> str:
+    return textwrap.fill(f"- {line}", width=width, subsequent_indent="  ")

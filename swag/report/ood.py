@@ -77,7 +77,7 @@ def _sampled(
             for measure, values in bootstrap.detection(ranking, weights_in, weights_out).items():
                 replicates[measure][k].append(values)
     units = [bootstrap.detection(ranking, np.ones((1, n_in)), np.ones((1, n_out))) for ranking in rankings]
-    influences = [_auroc_influences(*score) for score in scores]
+    influences = [auroc_influences(*score) for score in scores]
     return {
         measure: Resampled(
             np.array([unit[measure][0] for unit in units]),
@@ -91,7 +91,7 @@ def _sampled(
     }
 
 
-def _auroc_influences(scores_in: Array, scores_out: Array) -> tuple[Array, Array]:
+def auroc_influences(scores_in: Array, scores_out: Array) -> tuple[Array, Array]:
     """P(out > in_i) / N for each test row and P(out_j > in) / N′ for each outside row, ties one half."""
     n_in, n_out = len(scores_in), len(scores_out)
     together = rankdata(np.concatenate([scores_in, scores_out]))
