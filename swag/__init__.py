@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from swag import calibrators, metrics
     from swag.batchnorm import ControlVariateBatchNorm, ExactBatchNorm, KeepBatchNorm, refresh_batchnorm_
+    from swag.checkpoints import fit_checkpoints
     from swag.collector import Collector
     from swag.ensemble import Ensemble
     from swag.errors import FileError, InputError, StateError, SwagError
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         Predictive,
     )
     from swag.report import Report
+    from swag.strategy import Compiled, Loop, Vmapped
 
 __version__ = "0.1.0"
 
@@ -33,6 +35,7 @@ __all__ = [
     "Categorical",
     "CategoricalPredictive",
     "Collector",
+    "Compiled",
     "ControlVariateBatchNorm",
     "Empirical",
     "Ensemble",
@@ -44,6 +47,7 @@ __all__ = [
     "InputError",
     "KeepBatchNorm",
     "Layout",
+    "Loop",
     "LowRankGaussian",
     "Mixture",
     "PointMass",
@@ -52,7 +56,9 @@ __all__ = [
     "Report",
     "StateError",
     "SwagError",
+    "Vmapped",
     "calibrators",
+    "fit_checkpoints",
     "load",
     "metrics",
     "refresh_batchnorm_",
@@ -63,6 +69,7 @@ __all__ = [
 # `swag --help` needs no torch.
 _HOMES = {
     "swag.batchnorm": ("ControlVariateBatchNorm", "ExactBatchNorm", "KeepBatchNorm", "refresh_batchnorm_"),
+    "swag.checkpoints": ("fit_checkpoints",),
     "swag.collector": ("Collector",),
     "swag.ensemble": ("Ensemble",),
     "swag.errors": ("FileError", "InputError", "StateError", "SwagError"),
@@ -78,6 +85,7 @@ _HOMES = {
         "Predictive",
     ),
     "swag.report": ("Report",),
+    "swag.strategy": ("Compiled", "Loop", "Vmapped"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 _MODULES = ("calibrators", "metrics")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -57,6 +57,48 @@ def length(loader: Any) -> int | None:
         return len(loader)
     except (TypeError, NotImplementedError):
         return None
+
+
+def peeked(loader: Iterable[Any]) -> tuple[Any, Iterable[Any]]:
+    """The first batch, and an iterable of all of them that reads the loader once.
+
+    Raises:
+        InputError: the loader gave nothing.
+    """
+    iterator = iter(loader)
+    for first in iterator:
+        return first, _Again(first, iterator, loader)
+    raise InputError("bn_loader: gave no batch; pass a loader with at least one batch of training data")
+
+
+class _Again:
+    """A loader after its first batch was looked at; keeps the loader's length for progress bars."""
+
+    def __init__(self, first: Any, rest: Iterator[Any], loader: Iterable[Any]) -> None:
+        self._first, self._rest, self._loader = first, rest, loader
+
+    def __iter__(self) -> Iterator[Any]:
+        yield self._first
+        yield from self._rest
+
+    def __len__(self) -> int:
+        return len(self._loader)  # type: ignore[arg-type]
+
+
+def as_tensor(result: Any) -> Tensor:
+    """A model's outputs: a tensor, or the `logits` of an output object of transformers.
+
+    Raises:
+        InputError: neither.
+    """
+    if isinstance(result, Tensor):
+        return result
+    if isinstance(getattr(result, "logits", None), Tensor):
+        return result.logits
+    raise InputError(
+        f"model: its forward returned a {type(result).__name__}, not a tensor; pass "
+        "forward=lambda model, batch: ... that returns the outputs"
+    )
 
 
 def _to(value: Any, device: torch.device) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any, NoReturn, final
 
@@ -14,10 +15,11 @@ from swag.errors import InputError, StateError
 from swag.moments import Kernel
 from swag.parameters import Layout, Select
 from swag.posterior import LowRankGaussian, PointMass
-from swag.running import RunningMoments
+from swag.running import Pieces, RunningMoments
 from swag.staging import Staging
 
 _ROW_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_VECTORS = ("origin", "offset_mean", "sq_dev")
 
 
 @final
@@ -41,6 +43,7 @@ class Collector:
         deviation_dtype: dtype of the rows; bfloat16 halves their memory.
         device: where the statistics live; by default beside the first selected parameter.
         kernel: one step on tensors; `swag.moments.compiled_kernel()` fuses it.
+        deviation_folder: keeps the rows in a file without a name in this folder and not in memory.
 
     Raises:
         InputError: a negative rank, nothing selected, a lazy module without shape.
@@ -65,9 +68,11 @@ class Collector:
         deviation_dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
         kernel: Kernel = moments.accumulate_,
+        deviation_folder: str | os.PathLike[str] | None = None,
     ) -> None:
         layout = Layout.of(model, select)
-        self._set_up(layout, rank, deviation_dtype, device or layout.tensors(model)[0].device, kernel)
+        device = device or layout.tensors(model)[0].device
+        self._set_up(layout, rank, deviation_dtype, device, kernel, deviation_folder)
 
     @classmethod
     def for_layout(
@@ -78,10 +83,11 @@ class Collector:
         deviation_dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         kernel: Kernel = moments.accumulate_,
+        deviation_folder: str | os.PathLike[str] | None = None,
     ) -> Collector:
         """A collector for a layout alone, without a model at hand."""
         collector = cls.__new__(cls)
-        collector._set_up(layout, rank, deviation_dtype, device, kernel)
+        collector._set_up(layout, rank, deviation_dtype, device, kernel, deviation_folder)
         return collector
 
     def _set_up(
@@ -91,6 +97,7 @@ class Collector:
         deviation_dtype: torch.dtype,
         device: torch.device | str,
         kernel: Kernel,
+        deviation_folder: str | os.PathLike[str] | None,
     ) -> None:
         if isinstance(rank, bool) or not isinstance(rank, int) or rank < 0:
             raise InputError(
@@ -105,6 +112,11 @@ class Collector:
         self._n = 0
         self._running: RunningMoments | None = None
         self._kernel = kernel
+        self._folder = deviation_folder
+        if deviation_folder is not None and self.device.type != "cpu":
+            raise InputError(
+                f"deviation_folder: the statistics live on {self.device}; pass device='cpu', too"
+            )
         self._staging = Staging(layout, self.device)
         # On an accelerator a snapshot's finiteness is known later: whether tensors were bad, on the device.
         self._pending: Tensor | None = None
@@ -156,6 +168,16 @@ class Collector:
         running.step_(self._staging.pieces(tensors), self._n + 1, keep)
         self._n += 1
 
+    def collect_pieces(self, pieces: Pieces) -> None:
+        """Takes a snapshot that comes piece by piece, as (start, stop, θ[start:stop]) from first to last.
+
+        For weights that never are in memory together. The caller vouches for the values; after an error
+        on the way the statistics are worthless.
+        """
+        self._settle()
+        self._allocated().step_(pieces, self._n + 1)
+        self._n += 1
+
     def swa(self) -> PointMass:
         """The SWA solution θ̄ [Izmailov et al. 2018].
 
@@ -173,7 +195,12 @@ class Collector:
         running = self._require(2, "swag_diag()")
         rows = running.sq_dev.new_empty(0, self.layout.size)
         return LowRankGaussian.from_moments(
-            self.mean, running.sq_dev / self._n, rows, scale=scale, layout=self.layout
+            self.mean,
+            running.sq_dev / self._n,
+            rows,
+            scale=scale,
+            layout=self.layout,
+            n_collected=self._n,
         )
 
     def swag(self, scale: float = 0.5) -> LowRankGaussian:
@@ -193,11 +220,23 @@ class Collector:
             )
         running = self._require(2, "swag()")
         return LowRankGaussian.from_moments(
-            self.mean, running.sq_dev / self._n, self.deviations, scale=scale, layout=self.layout
+            self.mean,
+            running.sq_dev / self._n,
+            self.deviations,
+            scale=scale,
+            layout=self.layout,
+            n_collected=self._n,
         )
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain data, safe for `torch.load(weights_only=True)`; resumes bit for bit."""
+        state = self.state_views()
+        if "deviations" in state:
+            state["deviations"] = self.deviations
+        return {key: value.clone() if key in _VECTORS else value for key, value in state.items()}
+
+    def state_views(self) -> dict[str, Any]:
+        """What `state_dict` holds without a copy: its vectors, and "deviations" as a list of rows, are views."""
         self._settle()
         state: dict[str, Any] = {
             "version": STATE_VERSION,
@@ -207,10 +246,8 @@ class Collector:
             "n_collected": self._n,
         }
         if self._running is not None and self._n > 0:
-            state["origin"] = self._running.origin.clone()
-            state["offset_mean"] = self._running.offset_mean.clone()
-            state["sq_dev"] = self._running.sq_dev.clone()
-            state["deviations"] = self._running.rows(self._n)
+            state |= {key: getattr(self._running, key) for key in _VECTORS}
+            state["deviations"] = self._running.ordered(self._n)
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -240,6 +277,7 @@ class Collector:
                 device=self.device,
                 widest=self._staging.widest,
                 kernel=self._kernel,
+                row_folder=self._folder,
             )
         return self._running
 

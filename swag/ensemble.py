@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, final
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor, nn
 
+from swag.approximation import ApproximationError, autocast_error, bn_error
 from swag.batches import Forward, check_loader, device_of, length
 from swag.batchnorm import BatchNormPolicy, ExactBatchNorm, batchnorm_modules
+from swag.draws import PILOT, Source, Stopping, layers_to_refresh, layout_for
 from swag.errors import InputError
-from swag.forwarding import Forwarding, peeked
-from swag.members import MemberStack, draw
+from swag.forwarding import Forwarding
+from swag.members import MemberStack
+from swag.noise import take_seed
 from swag.parameters import Layout, clean_name, unwrap
 from swag.posterior import Posterior
 from swag.posterior.protocol import check_n_samples
 from swag.predictive import Categorical, Likelihood, Predictive
 from swag.progress import track
 from swag.shadow import Shadow
+from swag.strategy import Strategy
+from swag.tuning import tune
 
 
 @final
@@ -34,7 +39,8 @@ class Ensemble:
     Args:
         model: gives the architecture, and the values of what the posterior does not cover.
         posterior: anything with `sample`, `mean` and `layout`; meets the model by parameter name.
-        n_samples: S; 30 is usual.
+        n_samples: S; 30 is usual. "auto" draws 8, looks at their spread on the first batch that is predicted,
+            and draws as many more as `tolerance` takes (a posterior of points: each once).
         bn_loader: training batches for the batch-norm statistics; needed where the model has batch norm.
         batchnorm: `ExactBatchNorm()` (the default: all rows for every sample, the loader read once),
             `ControlVariateBatchNorm()` (a few rows, corrected; far cheaper), or `KeepBatchNorm()`.
@@ -45,8 +51,11 @@ class Ensemble:
             variances (regression; default yes).
         autocast: run members under `torch.autocast` with this dtype (torch.bfloat16); statistics stay in
             float32. `autocast_error` says what it costs.
-        fast: on the CPU, try channels_last memory and batch norm folded into convolutions, each kept only
-            if the first batch's outputs agree with the plain way to rounding.
+        strategy: how members are run: `Loop()`, `Vmapped(chunk)` or `Compiled()`; by default a fixed rule
+            from device and model. `tune` measures them.
+        tolerance: with n_samples="auto", the Monte-Carlo error wanted: the standard error of the mean
+            probability, largest over classes, mean over rows (`predictive.monte_carlo_error`).
+        max_samples: with n_samples="auto", the most members.
 
     Raises:
         InputError: n_samples < 1, a posterior for another model or something that cannot be sampled, batch
@@ -62,11 +71,20 @@ class Ensemble:
     torch.Size([2, 3])
     """
 
+    _members: MemberStack
+    _forwarding: Forwarding
+    _likelihood: Likelihood
+    _keep_members: bool | None
+    # The layers that exact statistics would replace, for `bn_error_estimate`.
+    _bn_layers: frozenset[str]
+    # With n_samples="auto", until the first batch has shown how many members are enough.
+    _growth: tuple[Stopping, Source] | None
+
     def __init__(
         self,
         model: nn.Module,
         posterior: Posterior,
-        n_samples: int = 30,
+        n_samples: int | Literal["auto"] = 30,
         *,
         bn_loader: Iterable[Any] | None = None,
         batchnorm: BatchNormPolicy | None = None,
@@ -75,24 +93,30 @@ class Ensemble:
         forward: Forward | None = None,
         keep_members: bool | None = None,
         autocast: torch.dtype | None = None,
-        fast: bool = True,
+        strategy: Strategy | None = None,
+        tolerance: float = 0.005,
+        max_samples: int = 100,
     ) -> None:
-        check_n_samples(n_samples)
-        layout = _layout_for(model, posterior)
+        stopping = Stopping(tolerance, max_samples) if n_samples == "auto" else None
+        n_first = PILOT if n_samples == "auto" else n_samples
+        atoms = getattr(posterior, "atoms", None)
+        if stopping is not None and atoms is not None:  # each point once is the whole average
+            stopping, n_first = None, len(atoms)
+        check_n_samples(n_first)
+        layout = layout_for(model, posterior)
         policy = batchnorm if batchnorm is not None else ExactBatchNorm()
-        refreshed = _to_refresh(model, policy, bn_loader)
-        members = MemberStack(Shadow(model, layout), *draw(posterior, n_samples, seed))
-        self._set_up(
-            members, likelihood, Forwarding(members, forward, autocast=autocast, fast=fast), keep_members
-        )
-        if refreshed:
-            assert bn_loader is not None
-            check_loader("bn_loader", bn_loader)
-            found = batchnorm_modules(members.module)
-            layers = {name: layer for name, layer in found.items() if name in refreshed}
-            first, batches = peeked(bn_loader)
-            self._forwarding.try_memory_format(first)
-            members.buffers = policy.statistics(members, layers, batches, self._forwarding.run)
+        refreshed = layers_to_refresh(model, policy, bn_loader)
+        own_seed = take_seed() if seed is None else seed
+        source = Source(posterior, own_seed, policy, refreshed, bn_loader)
+        if stopping is not None:
+            source.check_rereadable()
+        members = source.first(Shadow(model, layout), n_first)
+        forwarding = Forwarding(members, forward, autocast=autocast, strategy=strategy)
+        self._set_up(members, likelihood, forwarding, keep_members)
+        source.refresh_(members, forwarding)
+        self._bn_layers = frozenset(batchnorm_modules(model, policy.frozen))
+        if stopping is not None:
+            self._growth = (stopping, source)
 
     @classmethod
     def from_models(
@@ -103,7 +127,7 @@ class Ensemble:
         forward: Forward | None = None,
         keep_members: bool | None = None,
         autocast: torch.dtype | None = None,
-        fast: bool = True,
+        strategy: Strategy | None = None,
     ) -> Ensemble:
         """A deep ensemble: each model as it is, with its own buffers; one architecture.
 
@@ -125,7 +149,7 @@ class Ensemble:
             for model in models
         ]
         ensemble = cls.__new__(cls)
-        forwarding = Forwarding(members, forward, autocast=autocast, fast=fast)
+        forwarding = Forwarding(members, forward, autocast=autocast, strategy=strategy)
         ensemble._set_up(members, likelihood, forwarding, keep_members)
         return ensemble
 
@@ -135,6 +159,14 @@ class Ensemble:
         Returns:
             A `CategoricalPredictive`, or a `GaussianPredictive` for the Gaussian likelihoods.
         """
+        if self._growth is not None:
+            stopping, source = self._growth
+            wanted = stopping.needed(self._predict(batch))
+            source.extend_(self._members, self._forwarding, wanted)
+            self._growth = None
+        return self._predict(batch)
+
+    def _predict(self, batch: Any) -> Any:
         accumulator = self._likelihood.accumulator(keep_members=self._keep_members)
         self._forwarding.each(batch, accumulator.update)
         return accumulator.compute()
@@ -173,6 +205,36 @@ class Ensemble:
             raise InputError(f"index: got {index}, the ensemble has members 0 to {self.n_samples - 1}")
         return self._members.copy_of(index)
 
+    def bn_error_estimate(
+        self, batch: Any, bn_loader: Iterable[Any], n_samples: int = 4
+    ) -> ApproximationError:
+        """What the batch-norm policy costs against exact statistics, on the first members and one batch.
+
+        Args:
+            batch: what to predict.
+            bn_loader: the training batches for the exact statistics.
+            n_samples: members compared; each takes a full pass.
+        """
+        check_n_samples(n_samples)
+        return bn_error(self._members, self._forwarding, batch, bn_loader, self._bn_layers, n_samples)
+
+    def autocast_error(self, batch: Any, n_samples: int = 4) -> ApproximationError:
+        """What `autocast` costs against the model's own precision, on the first members and one batch."""
+        check_n_samples(n_samples)
+        return autocast_error(self._members, self._forwarding, batch, n_samples)
+
+    def tune(self, batch: Any, *, repeats: int = 3) -> dict[str, float]:
+        """Measures the strategies on a batch of yours, goes on with the fastest, and says what each took.
+
+        The outputs of strategies differ by rounding, so a tuned ensemble is reproducible to rounding only.
+
+        Returns:
+            Seconds for all members, the median of `repeats`, by strategy, fastest first.
+        """
+        fastest, seconds = tune(self._forwarding, batch, repeats)
+        self._forwarding, self._members = fastest, fastest.members
+        return seconds
+
     def _set_up(
         self,
         members: MemberStack,
@@ -182,28 +244,13 @@ class Ensemble:
     ) -> None:
         self._members = members
         self._forwarding = forwarding
-        self._likelihood: Likelihood = likelihood if likelihood is not None else Categorical()
+        self._bn_layers = frozenset(batchnorm_modules(members.module))
+        self._growth = None
+        self._likelihood = likelihood if likelihood is not None else Categorical()
         self._keep_members = keep_members
 
     def __repr__(self) -> str:
         return f"Ensemble({self.n_samples} members, D={self.layout.size:,})"
-
-
-def _layout_for(model: nn.Module, posterior: Posterior) -> Layout:
-    if not callable(getattr(posterior, "sample", None)):
-        raise InputError(
-            f"posterior: a {type(posterior).__name__} cannot be sampled; pass a posterior, such as "
-            "collector.swag() or collector.swa()"
-        )
-    if posterior.layout is not None:
-        return posterior.layout
-    layout = Layout.of(model)
-    if layout.size != posterior.mean.numel():
-        raise InputError(
-            f"posterior: has D={posterior.mean.numel()} and no layout, the model's trainable parameters are "
-            f"D={layout.size}; give the posterior the layout it was collected with"
-        )
-    return layout
 
 
 def _floating_point(name: str, parameter: nn.Parameter) -> bool:
@@ -222,22 +269,3 @@ def _check_architecture(layout: Layout, model: nn.Module, index: int) -> None:
             f"models: number {index} has the parameter '{more[0]}', which number 0 lacks; pass models of one "
             "architecture"
         )
-
-
-def _to_refresh(model: nn.Module, policy: BatchNormPolicy, bn_loader: Iterable[Any] | None) -> set[str]:
-    """Names of the layers that get statistics of their own for every member."""
-    if not isinstance(policy, BatchNormPolicy):
-        raise InputError(
-            f"batchnorm: got {policy!r}; pass swag.ExactBatchNorm(), swag.ControlVariateBatchNorm() or "
-            "swag.KeepBatchNorm()"
-        )
-    if not policy.needs_loader:
-        return set()
-    layers = batchnorm_modules(model, policy.frozen)
-    if layers and bn_loader is None:
-        raise InputError(
-            f"bn_loader: the model has {len(layers)} batch-norm layer(s) ('{next(iter(layers))}', …), whose "
-            "statistics do not fit drawn weights; pass bn_loader=train_loader, or "
-            "batchnorm=swag.KeepBatchNorm() where they were frozen in training"
-        )
-    return set(layers)

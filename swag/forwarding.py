@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, nullcontext
-from typing import Any, final
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any, cast, final
 
 import torch
 from torch import Tensor, nn
 
-from swag.batches import Forward, device_of, feed
-from swag.errors import InputError
+from swag.batches import Forward, as_tensor, device_of, feed
 from swag.folding import Folding, may_fold
 from swag.members import MemberStack
+from swag.strategy import Compiled, Loop, Strategy, Vmapped, usual
+from swag.vectorised import CannotVmap, each_vmapped
 
 _log = logging.getLogger(__name__)
 
@@ -24,86 +25,140 @@ _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, to
 
 @final
 class Forwarding:
-    """Runs members on batches.
-
-    On the CPU, images go through convolutional nets in channels_last memory and batch norm is folded
-    into the convolutions before it, each only where the first batch shows that outputs agree with the
-    plain way to rounding; a model that cannot be run so (a `view` of a channels_last tensor, an output
-    that is used before and after batch norm) is run plainly.
+    """Runs members on batches by a strategy, and falls back to the plain loop where that fails.
 
     Args:
         members: who is run.
         forward: forward(model, batch) → outputs, or None for the default feeding.
         autocast: the dtype for `torch.autocast`, or None.
-        fast: whether to try the fast ways.
+        strategy: how; None for the usual way.
     """
 
     def __init__(
-        self, members: MemberStack, forward: Forward | None, *, autocast: torch.dtype | None, fast: bool
+        self,
+        members: MemberStack,
+        forward: Forward | None,
+        *,
+        autocast: torch.dtype | None,
+        strategy: Strategy | None,
     ) -> None:
-        self._members = members
+        self.members = members
+        self.strategy: Strategy = strategy or usual(device_of(members.module), members.module)
+        self.autocast = autocast
         self._forward = forward or feed
         self._device = device_of(members.module)
-        self._autocast = autocast
-        self._fast = fast
         self._folding: Folding | None = None
-        self._layout_tried = self._folding_tried = not fast
+        self._layout_tried = self._folding_tried = self._relaid = False
+        self._compiled: nn.Module | None = None
+
+    def of(self, members: MemberStack, **changed: Any) -> Forwarding:
+        """The same way of running for other members; `autocast` may be changed."""
+        settings = {"autocast": self.autocast, "strategy": self.strategy, **changed}
+        return Forwarding(members, self._forward, **settings)
+
+    def with_strategy(self, strategy: Strategy) -> Forwarding:
+        """The same members run another way, in a module of their own."""
+        return self.of(self.members.apart(), strategy=strategy)
 
     def run(self, module: nn.Module, batch: Any) -> Any:
-        """forward(module, batch) under autocast where that is on: for passes that are not predictions."""
-        with self._casting():
-            return self._forward(module, batch)
+        """forward(module, batch), under autocast and in channels_last memory where those are on."""
+        handle = (
+            module.register_forward_pre_hook(_to_channels_last, with_kwargs=True) if self._relaid else None
+        )
+        try:
+            with self._casting():
+                return self._forward(module, batch)
+        finally:
+            if handle is not None:
+                handle.remove()
 
     def each(self, batch: Any, consume: Callable[[Tensor], None]) -> None:
         """Calls `consume` with every member's outputs for a batch, one after the other."""
         # Outside of inference mode: its tensors could not be parameters here.
-        with torch.inference_mode(False), torch.no_grad(), ExitStack() as stack:
+        with torch.inference_mode(False), torch.no_grad():
+            if isinstance(self.strategy, Vmapped) and self._each_vmapped(self.strategy, batch, consume):
+                return
+            if isinstance(self.strategy, Compiled):
+                self._try_compiling(batch)
+            self._each_in_turn(batch, consume)
+
+    def _each_in_turn(self, batch: Any, consume: Callable[[Tensor], None]) -> None:
+        with ExitStack() as stack:
             self.try_memory_format(batch)
             self._try_folding(batch)
             if self._folding is not None:
                 stack.enter_context(self._folding.active())
-            for index in range(len(self._members)):
-                self._members.load_(index)
+            module = self.members.module if self._compiled is None else self._compiled
+            for index in range(len(self.members)):
+                self.members.load_(index)
                 if self._folding is not None:
                     self._folding.fold_()
-                with self._casting():
-                    outputs = as_tensor(self._forward(self._members.module, batch))
-                consume(outputs)
+                consume(as_tensor(self.run(module, batch)))
+
+    def _each_vmapped(self, strategy: Vmapped, batch: Any, consume: Callable[[Tensor], None]) -> bool:
+        """Whether it could be done so; when not, nothing was consumed."""
+        try:
+            chunk = each_vmapped(self.members, self._tensor_of, batch, consume, strategy.chunk)
+        except CannotVmap as error:
+            _log.warning("vmap cannot run this model (%s); its members run one after the other", error)
+            self.strategy = Loop()
+            return False
+        if chunk < strategy.chunk:
+            _log.warning("out of memory with %d members at once; %d fit", strategy.chunk, chunk)
+            self.strategy = Vmapped(chunk)
+        return True
+
+    def _try_compiling(self, batch: Any) -> None:
+        if self._compiled is not None:
+            return
+        self.members.load_(0)
+        compiled = cast(nn.Module, torch.compile(self.members.module))
+        try:
+            self.run(compiled, batch)
+        except Exception as error:  # the compiler's failures have many classes
+            _log.warning("torch.compile cannot run this model (%s); it runs plainly", error)
+            self.strategy = Loop()
+        else:
+            self._compiled = compiled
+
+    def _tensor_of(self, module: nn.Module, batch: Any) -> Tensor:
+        return as_tensor(self.run(module, batch))
+
+    def _is_fast_loop(self) -> bool:
+        return isinstance(self.strategy, Loop) and self.strategy.fast and self._device.type == "cpu"
 
     def try_memory_format(self, batch: Any) -> None:
         """Decides, once, whether images go through in channels_last memory."""
-        if self._layout_tried:
+        if self._layout_tried or not self._is_fast_loop():
             return
-        module = self._members.module
-        if self._device.type == "cpu" and any(isinstance(m, nn.Conv2d) for m in module.modules()):
-            self._members.load_(0)
+        module = self.members.module
+        if any(isinstance(m, nn.Conv2d) for m in module.modules()):
+            self.members.load_(0)
             with torch.no_grad():
                 plain = as_tensor(self._forward(module, batch))
-                handle = module.register_forward_pre_hook(_to_channels_last, with_kwargs=True)
+                self._relaid = True
                 agrees = False
                 try:
                     agrees = self._agrees(batch, plain, "channels_last")
                 finally:
-                    if not agrees:
-                        handle.remove()
+                    self._relaid = agrees
         self._layout_tried = True
 
     def _try_folding(self, batch: Any) -> None:
-        if self._folding_tried:
+        if self._folding_tried or not self._is_fast_loop():
             return
-        module = self._members.module
-        if self._device.type == "cpu" and may_fold(module):
+        if may_fold(self.members.module):
             self._folding = self._folded(batch)
         self._folding_tried = True
 
     def _folded(self, batch: Any) -> Folding | None:
-        module = self._members.module
-        self._members.load_(0)
+        module = self.members.module
+        self.members.load_(0)
         plain: list[Tensor] = []
         folding = Folding(
             module,
             lambda: plain.append(as_tensor(self._forward(module, batch))),
-            self._members.layout.tensors(module),
+            self.members.layout.tensors(module),
         )
         if len(folding) == 0:
             return None
@@ -113,7 +168,8 @@ class Forwarding:
 
     def _agrees(self, batch: Any, plain: Tensor, what: str) -> bool:
         try:
-            fast = as_tensor(self._forward(self._members.module, batch))
+            with self._uncast():
+                fast = as_tensor(self.run(self.members.module, batch))
         except RuntimeError as error:
             _log.info("%s is not possible for this model, it runs plainly: %s", what, error)
             return False
@@ -123,52 +179,19 @@ class Forwarding:
             _log.info("%s changes this model's outputs, it runs plainly", what)
         return agrees
 
+    @contextmanager
+    def _uncast(self) -> Iterator[None]:
+        """Without autocast, whose error would hide a wrong way."""
+        self.autocast, dtype = None, self.autocast
+        try:
+            yield
+        finally:
+            self.autocast = dtype
+
     def _casting(self) -> AbstractContextManager[Any]:
-        if self._autocast is None:
+        if self.autocast is None:
             return nullcontext()
-        return torch.autocast(self._device.type, dtype=self._autocast)
-
-
-def peeked(loader: Iterable[Any]) -> tuple[Any, Iterable[Any]]:
-    """The first batch, and an iterable of all of them that reads the loader once.
-
-    Raises:
-        InputError: the loader gave nothing.
-    """
-    iterator = iter(loader)
-    for first in iterator:
-        return first, _Again(first, iterator, loader)
-    raise InputError("bn_loader: gave no batch; pass a loader with at least one batch of training data")
-
-
-class _Again:
-    """A loader after its first batch was looked at; keeps the loader's length for progress bars."""
-
-    def __init__(self, first: Any, rest: Iterator[Any], loader: Iterable[Any]) -> None:
-        self._first, self._rest, self._loader = first, rest, loader
-
-    def __iter__(self) -> Iterator[Any]:
-        yield self._first
-        yield from self._rest
-
-    def __len__(self) -> int:
-        return len(self._loader)  # type: ignore[arg-type]
-
-
-def as_tensor(result: Any) -> Tensor:
-    """A model's outputs: a tensor, or the `logits` of an output object of transformers.
-
-    Raises:
-        InputError: neither.
-    """
-    if isinstance(result, Tensor):
-        return result
-    if isinstance(getattr(result, "logits", None), Tensor):
-        return result.logits
-    raise InputError(
-        f"model: its forward returned a {type(result).__name__}, not a tensor; pass "
-        "forward=lambda model, batch: ... that returns the outputs"
-    )
+        return torch.autocast(self._device.type, dtype=self.autocast)
 
 
 def _to_channels_last(

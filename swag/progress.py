@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
@@ -27,3 +27,13 @@ def silent() -> Iterator[None]:
         yield
     finally:
         _silent.reset(token)
+
+
+@contextmanager
+def track_bytes(total: int, description: str) -> Iterator[Callable[[int], object]]:
+    """A bar of bytes with their rate; yields what to call with the bytes done since the last call."""
+    bar = tqdm(
+        desc=description, total=total, unit="B", unit_scale=True, leave=False, disable=_silent.get() or None
+    )
+    with bar:
+        yield bar.update

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterable
 from typing import final
 
@@ -9,6 +11,7 @@ import torch
 from torch import Tensor
 
 from swag import moments
+from swag.errors import FileError
 from swag.moments import Kernel
 
 Pieces = Iterable[tuple[int, int, Tensor]]
@@ -26,6 +29,7 @@ class RunningMoments:
         device: where all of it lives.
         widest: the most weights in a piece.
         kernel: one Welford step on tensors.
+        row_folder: keeps the ring in a file in this folder and not in memory.
     """
 
     @torch.inference_mode(False)  # tensors made in inference mode could not be updated outside of it
@@ -39,12 +43,17 @@ class RunningMoments:
         device: torch.device,
         widest: int,
         kernel: Kernel,
+        row_folder: str | os.PathLike[str] | None = None,
     ) -> None:
         self.rank = rank
         self.origin = torch.zeros(size, dtype=dtype, device=device)  # θ₁
         self.offset_mean = torch.zeros_like(self.origin)  # m_n = θ̄ − θ₁
         self.sq_dev = torch.zeros_like(self.origin)
-        self.ring = torch.empty(rank, size, dtype=row_dtype, device=device)  # snapshot i in row (i − 1) mod K
+        self.ring: Tensor  # snapshot i in row (i − 1) mod K
+        if row_folder is None:
+            self.ring = torch.empty(rank, size, dtype=row_dtype, device=device)
+        else:
+            self.ring = _on_disk(row_folder, rank * size, row_dtype).view(rank, size)
         self._kernel = kernel
         self._in_place = rank > 0 and row_dtype == dtype and device.type == "cpu"
         self._scratch = torch.empty(0 if self._in_place else widest, dtype=dtype, device=device)
@@ -78,6 +87,10 @@ class RunningMoments:
             return self.ring[: min(n, self.rank)].clone()
         return self.ring.roll(-(n % self.rank), dims=0)
 
+    def ordered(self, n: int) -> list[Tensor]:
+        """The rows present, oldest first, as views of the ring."""
+        return [self.ring[i % self.rank] for i in range(max(n - self.rank, 0), n)] if self.rank else []
+
     def put_rows_(self, rows: Tensor, n: int) -> None:
         """Puts rows, oldest first, where n snapshots would have left them."""
         for i, row in zip(range(n - len(rows), n), rows, strict=True):
@@ -87,3 +100,23 @@ class RunningMoments:
         if self._scratch.numel() < length:
             self._scratch = torch.empty(length, dtype=self.origin.dtype, device=self.origin.device)
         return self._scratch[:length]
+
+
+def _on_disk(folder: str | os.PathLike[str], size: int, dtype: torch.dtype) -> Tensor:
+    """A vector in a file that has no name any more: its space is free again when the vector is gone."""
+    if size == 0:
+        return torch.empty(0, dtype=dtype)
+    try:
+        handle, name = tempfile.mkstemp(prefix=".swag-rows.", dir=folder)
+        try:
+            # All of it now: a disk that fills up later would end the process on a write to the mapping.
+            os.posix_fallocate(handle, 0, size * dtype.itemsize)
+            return torch.from_file(name, shared=True, size=size, dtype=dtype)
+        finally:
+            os.close(handle)
+            os.unlink(name)
+    except OSError as error:
+        raise FileError(
+            f"deviation_folder: {os.fspath(folder)} cannot take {size * dtype.itemsize / 1e9:.2f} GB of "
+            f"deviations ({error.strerror}); pass a folder with that much space, a smaller rank or bfloat16 rows"
+        ) from error

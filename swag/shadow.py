@@ -12,7 +12,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from swag.parameters import Layout, named_parameters, unwrap
+from swag.parameters import Layout, clean_name, named_parameters, unwrap
 
 
 @final
@@ -31,6 +31,10 @@ class Shadow:
         layout.tensors(model)
         self.layout = layout
         self.module = _copy(unwrap(model)).eval()
+        # The model's own buffers: members may put others in their place.
+        self.buffers: dict[str, Tensor] = {
+            clean_name(name): buffer for name, buffer in self.module.named_buffers(remove_duplicate=False)
+        }
         self._parameters = layout.tensors(self.module)
 
     def load_(self, theta: Tensor) -> None:

@@ -6,7 +6,7 @@ gathered into one piece, so that the cost of a step does not grow with the numbe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import final
 
 import torch
@@ -41,7 +41,7 @@ class Staging:
         self._shapes = [entry.shape for entry in layout.entries]
         self._staged: int | None = None
 
-    def pieces(self, tensors: list[Tensor]) -> Iterator[tuple[int, int, Tensor]]:
+    def pieces(self, tensors: Sequence[Tensor]) -> Iterator[tuple[int, int, Tensor]]:
         """(start, stop, θ[start:stop]) from the first to the last; a value is good until the next is taken.
 
         Args:
@@ -66,7 +66,7 @@ class Staging:
         # The views would come back from a pickle as tensors of their own; they are remade when needed.
         return {**vars(self), "_buffer": None, "_views": [], "_staged": None}
 
-    def _gathered(self, index: int, piece: _Piece, tensors: list[Tensor]) -> Tensor:
+    def _gathered(self, index: int, piece: _Piece, tensors: Sequence[Tensor]) -> Tensor:
         if self._buffer is None:
             with torch.inference_mode(False):  # a buffer made in inference mode could not be filled outside
                 self._buffer = torch.empty(self.widest, dtype=self._dtype, device=self._device)

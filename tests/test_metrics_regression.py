@@ -1,4 +1,4 @@
-"""Regression scores: against scipy, scikit-learn, scoringrules, numerical integrals, and simulated coverage."""
+"""Regression scores: against scipy, scikit-learn, scoringrules, integrals, and simulated coverage."""
 
 import math
 from collections.abc import Callable
@@ -148,9 +148,10 @@ class TestIntervals:
 
     def test_the_crps_is_twice_the_mean_pinball_loss(self) -> None:
         """CRPS = 2 ∫₀¹ pinball_q dq, which ties two functions to each other."""
-        q = (np.arange(4000) + 0.5) / 4000
+        q = (np.arange(2000) + 0.5) / 2000
         losses = [metrics.pinball(stats.norm.ppf(level, MEAN, np.sqrt(VARIANCE)), Y, level) for level in q]
-        assert 2 * np.mean(losses) == pytest.approx(metrics.crps(MEAN, VARIANCE, Y), rel=1e-6)
+        # The midpoint rule is off by 2000⁻² times a slope that is steep at the ends.
+        assert 2 * np.mean(losses) == pytest.approx(metrics.crps(MEAN, VARIANCE, Y), rel=1e-5)
 
 
 class TestPit:

@@ -1,6 +1,7 @@
 """Streams of pieces: the same figures as in one shot, merged in any order, saved and taken over."""
 
 import io
+import itertools
 import math
 
 import numpy as np
@@ -34,7 +35,7 @@ class TestClassification:
     @given(cuts, st.integers(0, 100))
     def test_pieces_merged_in_any_order(self, bounds: list[int], seed: int) -> None:
         probs, labels = draw(400, 4)
-        pieces = [stream(probs[a:b], labels[a:b]) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+        pieces = [stream(probs[a:b], labels[a:b]) for a, b in itertools.pairwise(bounds)]
         total = metrics.StreamingClassification()
         for index in np.random.default_rng(seed).permutation(len(pieces)):
             total.merge(pieces[index])
@@ -65,8 +66,8 @@ class TestClassification:
     def test_pieces_of_different_types(self) -> None:
         probs, labels = tied(100, 4)
         total = stream(probs[:50].half(), labels[:50])
-        total.update(probs[50:].numpy(), labels[50:].numpy())
-        assert_same(total.compute(), metrics.classification_scores(probs, labels))
+        total.update(probs[50:].float().numpy(), labels[50:].numpy())
+        assert_same(total.compute(), metrics.classification_scores(probs.float(), labels))
 
     def test_a_refused_piece_changes_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("swag.metrics.sweep.BLOCK_ROWS", 10)
@@ -120,7 +121,7 @@ class TestRegression:
     @given(cuts, st.integers(0, 100))
     def test_pieces_merged_in_any_order(self, bounds: list[int], seed: int) -> None:
         pieces = []
-        for a, b in zip(bounds[:-1], bounds[1:], strict=True):
+        for a, b in itertools.pairwise(bounds):
             pieces.append(metrics.StreamingRegression())
             pieces[-1].update(self.MEAN[a:b], self.VARIANCE[a:b], self.Y[a:b])
         total = metrics.StreamingRegression()

@@ -185,12 +185,14 @@ def test_identities(logits: Array) -> None:
     assert (predictive.variance <= 0.25 + tolerance).all()
 
 
-def test_certain_members_make_a_certain_average() -> None:
-    """Adding up logarithms of 1 rounds, but never beyond 1."""
-    predictive = streamed(torch.tensor([[[200.0, 0.0]]]).repeat(97, 1, 1))
-    assert predictive.log_probs.max() <= 0
-    assert predictive.entropy.item() == pytest.approx(0, abs=97 * EPSILON)
-    assert predictive.mutual_information.item() == pytest.approx(0, abs=97 * EPSILON)
+@pytest.mark.parametrize("n", range(1, 50))
+def test_members_that_agree_have_no_mutual_information_and_no_probability_above_one(n: int) -> None:
+    """For some n the difference of entropies, or the sum of n logarithms of 1, rounds the wrong way."""
+    predictive = streamed(torch.cat([members(8, 3), torch.tensor([[200.0, 0.0, 0.0]])]).repeat(n, 1, 1))
+    assert (predictive.log_probs <= 0).all()
+    assert (predictive.mutual_information >= 0).all()
+    assert_close(predictive.mutual_information, np.zeros(9), rtol=n * EPSILON, scale=4)
+    assert predictive.entropy[-1].item() == pytest.approx(0, abs=n * EPSILON)
 
 
 @given(logits_of(10), st.randoms(use_true_random=False))
@@ -198,6 +200,18 @@ def test_the_order_of_members_does_not_matter(logits: Array, random: Any) -> Non
     order = list(range(len(logits)))
     random.shuffle(order)
     assert_equals_oracle(streamed(torch.from_numpy(logits[order].copy())), logits.astype(np.float64))
+
+
+@given(logits_of(10))
+def test_monte_carlo_error_is_the_standard_error_of_the_average(logits: Array) -> None:
+    predictive = streamed(torch.from_numpy(logits))
+    if len(logits) == 1:
+        assert math.isnan(predictive.monte_carlo_error)
+        return
+    p = np.exp(log_softmax(logits.astype(np.float64), -1))
+    error = p.std(0, ddof=1) / math.sqrt(len(p))
+    # √ε of a variance that is 0 but for rounding.
+    assert predictive.monte_carlo_error == pytest.approx(error.max(1).mean(), rel=1e-4, abs=EPSILON)
 
 
 # --- merge and concatenate -------------------------------------------------------------------------------
@@ -336,7 +350,7 @@ def test_to_another_device_moves_every_tensor() -> None:
         value = getattr(moved, f.name)
         assert value.device.type == "meta" if isinstance(value, Tensor) else value == 4
     assert predictive.log_probs.device.type == "cpu"
-    assert isinstance(moved, Predictive)
+    assert isinstance(predictive, Predictive)
 
 
 def test_repr() -> None:

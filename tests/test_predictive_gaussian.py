@@ -96,6 +96,15 @@ def test_by_hand() -> None:
     assert (predictive.n_samples, predictive.n_rows) == (2, 1)
 
 
+def test_monte_carlo_error_is_the_standard_error_of_the_mean_in_predictive_stds() -> None:
+    means, variances = mixture(7)
+    error = array(means).std(0, ddof=1) / math.sqrt(7)
+    std = np.sqrt(array(means).var(0) + array(variances).mean(0))
+    predictive = GaussianPredictive(means, variances)
+    assert predictive.monte_carlo_error == pytest.approx((error / std).mean(), rel=1e-12)
+    assert math.isnan(GaussianPredictive(means[:1], variances[:1]).monte_carlo_error)
+
+
 # --- the exact mixture -----------------------------------------------------------------------------------
 
 
@@ -303,7 +312,7 @@ def test_concatenating_without_all_members_keeps_none() -> None:
 def test_to_another_device_moves_every_tensor() -> None:
     predictive = streamed(*mixture())
     moved = predictive.to("meta")
-    assert isinstance(moved, Predictive)
+    assert isinstance(predictive, Predictive)
     for name in (*MOMENTS, "member_means", "member_variances"):
         assert getattr(moved, name).device.type == "meta"
         assert getattr(predictive, name).device.type == "cpu"

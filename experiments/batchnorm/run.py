@@ -60,15 +60,15 @@ class Settings:
 
 QUICK = Settings(
     data="digits (quick)",
-    train_rows=768,
+    train_rows=512,
     full_rows=256,
-    test_rows=200,
+    test_rows=100,
     n_samples=4,
     scales=(0.5,),
     rows=(32, 64),
     reference_fraction=0.5,
-    warm_up_epochs=2,
-    snapshots=4,
+    warm_up_epochs=1,
+    snapshots=3,
 )
 
 

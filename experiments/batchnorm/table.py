@@ -60,7 +60,8 @@ def percent(entries: list[dict[str, Any]], policy: str, rows: int | None = None)
     shares = relative_errors(entries, policy, rows)
     if not shares:
         return ""
-    low, high = (f"{100 * share:.0f}" for share in (min(shares), max(shares)))
+    # One decimal near the limit, where the rounding would hide on which side of it a number lies.
+    low, high = (f"{100 * share:.{1 if share < 0.2 else 0}f}" for share in (min(shares), max(shares)))
     text = low if low == high else f"{low}–{high}"
     return f"**{text}**" if max(shares) <= LIMIT else text
 

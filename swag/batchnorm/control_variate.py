@@ -30,11 +30,12 @@ class ControlVariateBatchNorm:
     a mixture) and picks the rows. For a sample, the subset runs through the network layer by layer; a
     layer whose input has mean μ and variance v over the subset is given
 
-        running_mean = μ + (μ* − μ̄),    running_var = v · v*/v̄
+        running_mean = μ + √r·(μ* − μ̄),    running_var + ε = r·(v* + ε),    r = (v + ε)/(v̄ + ε)
 
-    where μ̄, v̄ are the subset's statistics under θ̄ with every layer normalised by μ*, v*. Because the
-    sample is near θ̄, the subset's errors nearly cancel. A sample costs one forward pass of `rows` rows
-    instead of one over all the data. At θ̄ itself it is exact.
+    where μ̄, v̄ are the subset's statistics under θ̄ with every layer normalised by μ*, v*, and ε is the
+    layer's own. Because the sample is near θ̄, the subset's errors nearly cancel. A sample costs one forward
+    pass of `rows` rows instead of one over all the data. It is exact at θ̄ itself, and where a sample's
+    channel is θ̄'s times a number (up to ε, which keeps channels finite that are constant on the subset).
 
     Args:
         rows: rows in a subset.
@@ -44,7 +45,7 @@ class ControlVariateBatchNorm:
         frozen: names of batch-norm modules to leave as they are.
 
     Raises:
-        InputError: rows < 2.
+        InputError: rows < 2, or no integer.
     """
 
     rows: int = 128
@@ -53,8 +54,10 @@ class ControlVariateBatchNorm:
     frozen: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.rows < 2:
-            raise InputError(f"rows: got {self.rows}; a subset needs 2 rows or more to have a variance")
+        if isinstance(self.rows, bool) or not isinstance(self.rows, int) or self.rows < 2:
+            raise InputError(
+                f"rows: got {self.rows!r}; a subset needs 2 rows or more to have a variance (128 is usual)"
+            )
 
     @property
     def needs_loader(self) -> bool:
@@ -126,21 +129,37 @@ def _corrected(
     found = full.buffers()
 
     def take(name: str, x: Tensor) -> None:
+        if name not in at_centre:
+            raise InputError(
+                f"batchnorm: a sample's forward pass runs the layer '{name}', that of the mean weights does "
+                "not; the control variate cannot correct it: pass batchnorm=swag.ExactBatchNorm()"
+            )
+        layer = layers[name]
         mean, variance, _ = batch_statistics(x)
-        centre_mean, centre_variance = at_centre[name]
-        mean = mean.double() + (full.mean(name) - centre_mean)
-        # A channel that is constant on the subset has no ratio; there the full variance is all one knows.
-        ratio = full.variance(name) / centre_variance
-        variance = torch.where(centre_variance > 0, variance.double() * ratio, full.variance(name))
+        mean, variance = _transported(
+            (mean.double(), variance.double()),
+            at_centre[name],
+            (full.mean(name), full.variance(name)),
+            layer.eps,
+        )
         found[f"{name}.running_mean"].copy_(mean)
         found[f"{name}.running_var"].copy_(variance)
-        layer = layers[name]
         assert layer.running_mean is not None and layer.running_var is not None
         layer.running_mean.copy_(mean)
         layer.running_var.copy_(variance)
 
     _run_hooked(module, layers, run, subset, take)
     return found
+
+
+def _transported(
+    sample: tuple[Tensor, Tensor], centre: tuple[Tensor, Tensor], full: tuple[Tensor, Tensor], eps: float
+) -> tuple[Tensor, Tensor]:
+    """Mean and variance (C,) by the formula above, from (μ, v), (μ̄, v̄), (μ*, v*) and ε."""
+    (mean, variance), (centre_mean, centre_variance), (full_mean, full_variance) = sample, centre, full
+    ratio = (variance + eps) / (centre_variance + eps)
+    corrected = ratio * (full_variance + eps) - eps
+    return mean + ratio.sqrt() * (full_mean - centre_mean), corrected.clamp_(min=0)
 
 
 def _run_hooked(

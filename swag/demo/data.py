@@ -35,6 +35,7 @@ class Task:
 
     Attributes:
         name: of the data set.
+        description: what was done to it.
         train: for the weights and the batch-norm statistics.
         validation: for weight decays and temperatures.
         test: for the report, and for nothing before it.
@@ -46,6 +47,7 @@ class Task:
     """
 
     name: str
+    description: str
     train: Rows
     validation: Rows
     test: Rows
@@ -83,6 +85,7 @@ def digits(seed: int) -> Task:
     train, validation, test = map(Rows, images.split(parts), labels.split(parts))
     return Task(
         name="digits",
+        description=f"scikit-learn's digits, with noise of standard deviation {NOISE:g} on every image",
         train=train,
         validation=validation,
         test=test,

@@ -67,6 +67,7 @@ def fashion_mnist(seed: int, folder: Path, subset: int) -> Task:
     rows_in, rows_out = (torch.randperm(len(x), generator=generator)[:N_TEST] for x in (test, other))
     return Task(
         name="Fashion-MNIST",
+        description="a random part of Fashion-MNIST, without noise",
         train=train,
         validation=validation,
         test=Rows(_grey(test[rows_in]), test_labels[rows_in]),

@@ -25,7 +25,7 @@ Say = Callable[[str], None]
 Figures = dict[str, dict[str, list[float]]]
 
 # Tried on the validation rows, for SGD and for averaging alike.
-WEIGHT_DECAYS = (1e-4, 5e-4, 2e-3)
+WEIGHT_DECAYS = (1e-4, 5e-4, 2e-3, 5e-3)
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def train_networks(task: Task, settings: Settings, say: Say) -> tuple[list[nn.Mo
 
     first, chosen = tuned(fit, validation_nll)
     networks = [first, *(fit(chosen, member) for member in range(1, settings.members))]
-    say(f"trained {len(networks)} networks with SGD; weight decay {chosen:g}, {_TRIED}")
+    say(f"SGD: {len(networks)} trained; weight decay {chosen:g}, {_TRIED}")
     return networks, chosen
 
 
@@ -117,7 +117,7 @@ def train_collectors(
     first, chosen = tuned(fit, validation_nll)
     collectors = [first, *(fit(chosen, member) for member in range(1, settings.members))]
     say(
-        f"trained {len(collectors)} more at a constant rate, {first.n_collected} snapshots each; "
+        f"averaging: {len(collectors)} trained at a constant rate, {first.n_collected} snapshots each; "
         f"weight decay {chosen:g}, {_TRIED}"
     )
     return collectors, chosen
@@ -197,7 +197,8 @@ def _seed(settings: Settings, member: int) -> int:
 
 def _provenance(task: Task, weight_decays: dict[str, float], settings: Settings) -> dict[str, str]:
     return {
-        "data": f"{task.name}, {len(task.train):,} training and {len(task.validation):,} validation images",
+        "data": f"{task.description}: {len(task.train):,} for training, {len(task.validation):,} for "
+        f"validation, {len(task.test):,} for testing; out of distribution: {len(task.ood):,} {task.ood_name}",
         "seed": str(settings.seed),
         "members": str(settings.members),
         "epochs": str(settings.epochs),

@@ -35,8 +35,14 @@ def page(report: Report, figures: Figures, weight_decays: Mapping[str, float], w
     first = "The first member of each method, and the ensembles of all" if members > 1 else "Each method"
     parts = [
         results.title,
-        "Weight decay, chosen on validation images: "
-        + _list(f"{value:g} for {family}" for family, value in weight_decays.items()),
+        "",
+        _wrapped(f"Data: {results.provenance['data']}.", width),
+        _wrapped(
+            "Weight decay, chosen on the validation images: "
+            + _list(f"{value:g} for {family}" for family, value in weight_decays.items())
+            + ".",
+            width,
+        ),
         "",
         f"{first}:",
         "",

@@ -123,13 +123,13 @@ def curve_from_sums(
     edges: Any, counts: torch.Tensor, confidence: torch.Tensor, correct: torch.Tensor
 ) -> ReliabilityCurve:
     """A curve from what each bin sums to: n_b, Σ confidence, Σ right (integers or shares of ties)."""
-    n = counts.double()
-    return ReliabilityCurve(
-        edges=tuple(float(edge) for edge in edges),
-        counts=tuple(int(count) for count in counts),
-        confidence=tuple((confidence.double() / n).tolist()),
-        accuracy=tuple((correct.double() / n).tolist()),
-    )
+
+    def means(sums: torch.Tensor) -> tuple[float, ...]:
+        # One and the same NaN in every empty bin, so that equal curves compare equal.
+        return tuple(total / n if n else math.nan for total, n in zip(sums.tolist(), sizes, strict=True))
+
+    sizes = tuple(int(count) for count in counts)
+    return ReliabilityCurve(tuple(float(edge) for edge in edges), sizes, means(confidence), means(correct))
 
 
 def equal_mass_curve(confidence: torch.Tensor, correct: torch.Tensor, n_bins: int) -> ReliabilityCurve:

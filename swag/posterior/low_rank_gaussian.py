@@ -75,10 +75,21 @@ class LowRankGaussian:
         # cov_factor = row_scale · rowsᵀ: rows (K, D) as collected, so that bfloat16 rows stay as they are.
         self.rows: Tensor = cov_factor.T
         self.row_scale: float = 1.0
+        # What is known of where it comes from: what the collected covariance was multiplied by, and how many
+        # snapshots there were (None where nobody said).
+        self.scale: float = 1.0
+        self.n_collected: int | None = None
 
     @classmethod
     def from_moments(
-        cls, mean: Tensor, variance: Tensor, deviations: Tensor, *, scale: float, layout: Layout | None = None
+        cls,
+        mean: Tensor,
+        variance: Tensor,
+        deviations: Tensor,
+        *,
+        scale: float,
+        layout: Layout | None = None,
+        n_collected: int | None = None,
     ) -> LowRankGaussian:
         """N(mean, scale·(diag(variance) + D̂D̂ᵀ/(k−1))) with D̂ᵀ = deviations (k, D), k = 0 or at least 2."""
         check_scale(scale)
@@ -88,7 +99,9 @@ class LowRankGaussian:
                 "deviations: one row has no covariance (it would divide by k−1 = 0); pass two or more"
             )
         row_scale = math.sqrt(scale / (k - 1)) if k else 1.0
-        return cls.from_rows(mean, scale * variance, deviations, row_scale=row_scale, layout=layout)
+        posterior = cls.from_rows(mean, scale * variance, deviations, row_scale=row_scale, layout=layout)
+        posterior.scale, posterior.n_collected = scale, n_collected
+        return posterior
 
     @classmethod
     def from_rows(
@@ -99,6 +112,36 @@ class LowRankGaussian:
             raise InputError(f"row_scale: got {row_scale!r}; pass a finite number ≥ 0")
         posterior = cls(mean, cov_diag, rows.T, layout=layout)
         posterior.row_scale = row_scale
+        return posterior
+
+    def with_scale(self, scale: float) -> LowRankGaussian:
+        """The posterior with its covariance multiplied by scale instead of `self.scale`; draws move alike.
+
+        Raises:
+            InputError: `self.scale` is 0: nothing is left that could be multiplied.
+        """
+        check_scale(scale)
+        if self.scale == 0:
+            raise InputError("scale: this posterior was read out with scale 0, which leaves no covariance")
+        factor = scale / self.scale
+        return self._like(factor * self.cov_diag, self.rows, math.sqrt(factor) * self.row_scale, scale)
+
+    def truncated(self, rank: int) -> LowRankGaussian:
+        r"""What a collector of smaller rank would have given: the last k rows, divided by k − 1 instead of K − 1.
+
+        Args:
+            rank: k, at most K; 0 leaves the diagonal, 1 is no covariance.
+        """
+        if isinstance(rank, bool) or not isinstance(rank, int) or rank not in {0, *range(2, self.rank + 1)}:
+            raise InputError(f"rank: got {rank!r}; pass 0, or 2 to {self.rank}, the rows there are")
+        if rank in (0, self.rank):
+            return self._like(self.cov_diag, self.rows[self.rank - rank :], self.row_scale, self.scale)
+        row_scale = self.row_scale * math.sqrt((self.rank - 1) / (rank - 1))
+        return self._like(self.cov_diag, self.rows[self.rank - rank :], row_scale, self.scale)
+
+    def _like(self, cov_diag: Tensor, rows: Tensor, row_scale: float, scale: float) -> LowRankGaussian:
+        posterior = type(self).from_rows(self.mean, cov_diag, rows, row_scale=row_scale, layout=self.layout)
+        posterior.scale, posterior.n_collected = scale, self.n_collected
         return posterior
 
     @property

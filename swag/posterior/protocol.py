@@ -12,6 +12,8 @@ from swag.parameters import Layout
 
 # A dense (D, D) float64 matrix of this side is 0.8 GB: beyond it, asking for one is a mistake.
 _DENSE_LIMIT = 10_000
+# Values looked at in one go, so that rows on disk are not brought into memory together.
+_CHECKED_AT_ONCE = 1 << 22
 
 
 @runtime_checkable
@@ -63,10 +65,12 @@ def check_vector(name: str, value: Tensor, size: int | None = None) -> None:
 
 def check_finite(name: str, value: Tensor, layout: Layout | None) -> None:
     """Finite values (D,) or (D, …); says which parameter holds others."""
-    finite = value.isfinite()
-    if not finite.all():
-        where = place(layout, int((~finite).nonzero()[0, 0]))
-        raise InputError(f"{name}: not finite at {where}; check the snapshots it comes from")
+    step = max(1, _CHECKED_AT_ONCE // max(value[:1].numel(), 1))
+    for start in range(0, len(value), step):
+        finite = value[start : start + step].isfinite()
+        if not finite.all():
+            where = place(layout, start + int((~finite).nonzero()[0, 0]))
+            raise InputError(f"{name}: not finite at {where}; check the snapshots it comes from")
 
 
 def check_layout(layout: Layout | None, size: int) -> None:

@@ -93,6 +93,16 @@ class CategoricalPredictive:
         return self.prob_sq_dev / self.n_samples
 
     @property
+    def monte_carlo_error(self) -> float:
+        """The standard error of p̄ from S members, √(variance/(S−1)), largest over classes, mean over rows.
+
+        NaN for one member, whose spread is unknown.
+        """
+        if self.n_samples < 2:
+            return float("nan")
+        return float((self.variance / (self.n_samples - 1)).sqrt().amax(1).mean())
+
+    @property
     def member_probs(self) -> Tensor:
         """The members' probabilities (S, N, C).
 

@@ -68,6 +68,16 @@ class GaussianPredictive:
         return self.aleatoric + self.epistemic
 
     @property
+    def monte_carlo_error(self) -> float:
+        """The standard error of the mean from S members in units of the predictive std, mean over rows.
+
+        NaN for one member, whose spread is unknown.
+        """
+        if self.n_samples < 2:
+            return float("nan")
+        return float((self.epistemic / (self.n_samples - 1) / self.variance).sqrt().mean())
+
+    @property
     def member_means(self) -> Tensor:
         """μ_s (S, N); StateError where members were not kept."""
         return self._members("member_means")[0]

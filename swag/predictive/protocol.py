@@ -21,6 +21,10 @@ class Predictive(Protocol):
     def n_rows(self) -> int:
         """N."""
 
+    @property
+    def monte_carlo_error(self) -> float:
+        """How far the average of S members is from that of infinitely many, as one number; NaN for S = 1."""
+
     def to(self, device: torch.device | str) -> Self:
         """The same on another device."""
 

@@ -37,8 +37,8 @@ def classification_figures(results: Results) -> dict[str, Any]:
     ]
     risk = draw(
         partial(_paint_risk, details),
-        6.4,
-        3.1,
+        4.8,
+        3.6,
         "Risk–coverage curves: error rate among the most confident rows",
         "c",
     )
@@ -80,8 +80,8 @@ def regression_figures(results: Results) -> dict[str, Any]:
     ]
     coverage = draw(
         partial(_paint_coverage, details),
-        6.4,
-        3.4,
+        4.8,
+        3.9,
         "Share of targets inside central intervals, by level",
         "v",
     )
@@ -99,7 +99,7 @@ def _paint_risk(details: Classification, figure: "Figure") -> None:
     ax = figure.subplots()
     plot_risk_coverage(ax, details.risk_coverage)
     if len(details.risk_coverage) > 1:
-        figure.legend(*ax.get_legend_handles_labels(), loc="outside right upper", handlelength=2.6)
+        figure.legend(*ax.get_legend_handles_labels(), loc="outside lower left", ncols=3, handlelength=2.6)
 
 
 def _paint_entropy(details: Classification, k: int, method: str, figure: "Figure") -> None:
@@ -116,4 +116,4 @@ def _paint_coverage(details: Regression, figure: "Figure") -> None:
     ax = figure.subplots()
     plot_coverage(ax, details.coverage)
     if len(details.coverage) > 1:
-        figure.legend(*ax.get_legend_handles_labels(), loc="outside right upper", handlelength=2.6)
+        figure.legend(*ax.get_legend_handles_labels(), loc="outside lower left", ncols=3, handlelength=2.6)

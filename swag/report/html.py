@@ -46,7 +46,8 @@ def _view(results: Results, *, figures: bool = True) -> dict[str, Any]:
         drawn = classification_figures(results) if details else regression_figures(results)
     return {
         "results": results,
-        "level": percent(results.settings.level),
+        "level": _unbroken(percent(results.settings.level)),
+        "summary": [_unbroken(line) for line in results.summary],
         "heads": [_head(metric) for metric in results.metrics],
         "score_rows": _score_rows(results.metrics, results.methods, results.scores),
         "difference_rows": _difference_rows(results),
@@ -57,6 +58,10 @@ def _view(results: Results, *, figures: bool = True) -> dict[str, Any]:
         "number": number,
         "significant": significant,
     }
+
+
+def _unbroken(text: str) -> str:
+    return text.replace(" %", "\u00a0%").replace(" nats", "\u00a0nats")
 
 
 def _head(metric: Metric) -> dict[str, str]:

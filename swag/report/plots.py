@@ -56,7 +56,7 @@ def plot_reliability(ax: "Axes", reliability: Reliability, *, label: str = "", c
         zorder=2,
     )
     x, y = (np.array(v, dtype=float)[filled] for v in (reliability.confidence, reliability.accuracy))
-    ax.plot(x, y, color=color, linewidth=1.2, marker="o", markersize=3.6, label=plain(label), zorder=3)
+    ax.plot(x, y, color=color, linewidth=0, marker="o", markersize=4, label=plain(label), zorder=3)
     ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="Confidence", ylabel="Accuracy")
     ax.set_xticks([0, 0.5, 1])
     ax.set_yticks([0, 0.5, 1])

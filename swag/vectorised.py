@@ -1,0 +1,79 @@
+"""Several members at once: stacked weights, `torch.func.vmap` over a functional call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from swag.batches import Forward
+from swag.errors import InputError
+from swag.members import MemberStack
+
+
+class CannotVmap(Exception):
+    """The model does something that vmap has no rule for; no member was consumed yet."""
+
+
+def each_vmapped(
+    members: MemberStack,
+    forward: Callable[[nn.Module, Any], Tensor],
+    batch: Any,
+    consume: Callable[[Tensor], None],
+    chunk: int,
+) -> int:
+    """Calls `consume` with every member's outputs, `chunk` of them computed together.
+
+    Out of memory, the chunk is halved and tried again.
+
+    Returns:
+        The chunk that fitted.
+
+    Raises:
+        CannotVmap: at the first chunk, such as for control flow that depends on values.
+        InputError: not even one member fits into memory.
+    """
+    caller = _Caller(members.module, forward)
+    start = 0
+    while start < len(members):
+        stop = min(start + chunk, len(members))
+        try:
+            outputs = _run(members, caller, batch, start, stop)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            if chunk == 1:
+                raise InputError(
+                    f"batch: one member at a time does not fit into memory ({error}); pass smaller batches"
+                ) from error
+            chunk //= 2
+            continue
+        except Exception as error:  # what vmap lacks comes in many classes
+            if start > 0 or isinstance(error, InputError):
+                raise
+            raise CannotVmap(str(error)) from error
+        for output in outputs:
+            consume(output)
+        start = stop
+    return chunk
+
+
+class _Caller(nn.Module):
+    """A module whose call is forward(module, batch), so that a functional call reaches the user's way."""
+
+    def __init__(self, module: nn.Module, forward: Forward) -> None:
+        super().__init__()
+        self.module = module
+        self._run = forward
+
+    def forward(self, batch: Any) -> Any:
+        return self._run(self.module, batch)
+
+
+def _run(members: MemberStack, caller: _Caller, batch: Any, start: int, stop: int) -> Tensor:
+    values = {
+        f"module.{name}": stacked
+        for name, stacked in (*members.stacked_weights(start, stop), *members.stacked_buffers(start, stop))
+    }
+    return vmap(lambda own: functional_call(caller, own, (batch,)), randomness="different")(values)
