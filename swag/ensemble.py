@@ -153,6 +153,15 @@ class Ensemble:
         ensemble._set_up(members, likelihood, forwarding, keep_members)
         return ensemble
 
+    @classmethod
+    def from_stack(
+        cls, members: MemberStack, forwarding: Forwarding, likelihood: Likelihood, keep_members: bool | None
+    ) -> Ensemble:
+        """An ensemble of members that are there already, as `swag.load` finds them in a file."""
+        ensemble = cls.__new__(cls)
+        ensemble._set_up(members, likelihood, forwarding, keep_members)
+        return ensemble
+
     def __call__(self, batch: Any) -> Any:
         """The predictive for one batch: x, or whatever `forward` takes.
 

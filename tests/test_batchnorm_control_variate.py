@@ -492,7 +492,7 @@ def sequences() -> nn.Module:
 def test_every_kind_of_layer_is_corrected(build: Any, fresh: bool) -> None:
     """Near the mean weights, statistics of 32 rows are far nearer to exact ones than their own are."""
     model = build()
-    posterior, batches = gaussian(model, std=0.002), features(250).split(50)
+    posterior, batches = gaussian(model, std=0.0005), features(250).split(50)
     policies = [swag.ControlVariateBatchNorm(rows=32, fresh=fresh), swag.ExactBatchNorm(), PlainSubset(32)]
     corrected, exact, plain = (
         swag.Ensemble(model, posterior, 4, seed=0, bn_loader=batches, batchnorm=policy) for policy in policies
@@ -583,7 +583,7 @@ def test_other_dtypes(dtype: torch.dtype) -> None:
     batches = [batch.to(dtype) for batch in training_batches()]
     policy = swag.ControlVariateBatchNorm(rows=32)
     corrected, exact = (
-        swag.Ensemble(model, gaussian(model, std=0.002), 3, seed=0, bn_loader=batches, batchnorm=way)
+        swag.Ensemble(model, gaussian(model, std=0.0005), 3, seed=0, bn_loader=batches, batchnorm=way)
         for way in (policy, swag.ExactBatchNorm())
     )
     for index in range(3):

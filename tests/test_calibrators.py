@@ -1,4 +1,4 @@
-"""Calibrators of probabilities: the map that made the data is found again, and what must not change does not."""
+"""Calibrators of probabilities: the map that made the data is found again; what must not change does not."""
 
 import logging
 import math
@@ -111,7 +111,7 @@ class TestTemperature:
     def test_the_sharpness_is_found_again(self, sharpness: float) -> None:
         probs, labels = rows(20_000, 5, sharpness=sharpness)
         fitted = calibrators.TemperatureScaling.fit(probs, labels)
-        # The Fisher information of ln T is E Var_p[z] a row, above 1 here: a standard error below 20,000^(−½).
+        # The Fisher information of ln T is E Var_p[z] a row, above 1 here: standard error below 20,000^(−½).
         assert math.log(fitted.temperature / sharpness) == pytest.approx(0, abs=5 / math.sqrt(20_000))
         assert fitted.temperature == pytest.approx(metrics.fit_temperature(probs, labels))
 
@@ -134,7 +134,7 @@ class TestTemperature:
 
     @pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
     def test_refused(self, value: float) -> None:
-        with pytest.raises(InputError, match="temperature is .*; give a number above 0"):
+        with pytest.raises(InputError, match=r"temperature is .*; give a number above 0"):
             calibrators.TemperatureScaling(value)
 
     def test_the_end_is_logged(self, caplog: pytest.LogCaptureFixture) -> None:

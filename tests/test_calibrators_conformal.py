@@ -11,18 +11,20 @@ import torch
 from scipy import stats
 
 from swag import InputError, calibrators, metrics
+from swag.calibrators.conformal_sets import uniforms_for
 from swag.calibrators.quantiles import conformal_quantile
+from tests.checks import assert_distributed
 from tests.test_calibrators import rows
 
 SETS: list[Callable[..., Any]] = [
     calibrators.ConformalLAC.fit,
     lambda p, y, level: calibrators.ConformalAPS.fit(p, y, level=level, seed=3),
-    lambda p, y, level: calibrators.ConformalRAPS.fit(p, y, level=level, penalty=0.02, n_free=1, seed=3),
+    lambda p, y, level: calibrators.ConformalRAPS.fit(p, y, level=level, penalty=0.02, n_free=1, seed=-3),
 ]
 
 
 def assert_covers(covered: np.ndarray, n: int, level: float, *, n_sets: int) -> None:
-    """The mean coverage of many sets of n calibration rows lies in [level, level + 1/(n + 1)], to 5 errors."""
+    """Mean coverage over many sets of n calibration rows: in [level, level + 1/(n + 1)], to 5 errors."""
     error = 5 * covered.std() / math.sqrt(n_sets)
     assert level - error < covered.mean() < level + 1 / (n + 1) + error
 
@@ -48,7 +50,7 @@ class TestQuantile:
 
     @pytest.mark.parametrize("level", [0, 1, 90])
     def test_refused(self, level: float) -> None:
-        with pytest.raises(InputError, match="level is .*; give a fraction between 0 and 1"):
+        with pytest.raises(InputError, match=r"level is .*; give a fraction between 0 and 1"):
             conformal_quantile(torch.arange(8.0), level)
 
 
@@ -149,6 +151,15 @@ class TestSets:
         one, other = (calibrators.ConformalAPS.fit(probs, labels, seed=4) for _ in range(2))
         assert one == other and torch.equal(one(probs), other(probs))
         assert not torch.equal(one(probs), calibrators.ConformalAPS(one.threshold, 5, seed=5)(probs))
+
+    def test_uniforms_are_uniform_and_belong_to_the_row(self) -> None:
+        probs = rows(5000, 3)[0].double()
+        u = uniforms_for(probs, seed=0)
+        assert_distributed(u.squeeze(1), stats.uniform())
+        assert torch.equal(uniforms_for(probs[17:18], seed=0), u[17:18])
+        assert torch.equal(uniforms_for(probs.flip(0), seed=0), u.flip(0))
+        other = uniforms_for(probs, seed=1)
+        assert abs(np.corrcoef(u.squeeze(1), other.squeeze(1))[0, 1]) < 5 / math.sqrt(5000)
 
     def test_too_few_rows_hold_every_class(self) -> None:
         probs, labels = rows(5, 3)

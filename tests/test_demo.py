@@ -307,21 +307,17 @@ def test_ctrl_c_in_training_leaves_nothing(tmp_path: Path) -> None:
 def test_ctrl_c_between_files_leaves_only_whole_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import safetensors.torch
-
     posterior = swag.LowRankGaussian(torch.zeros(3), torch.ones(3), torch.zeros(3, 0))
     study = SimpleNamespace(posteriors=[posterior, posterior])
     monkeypatch.setattr("swag.demo.run.conduct", lambda *_: study)
-    calls = iter(range(10))
-    save_file = safetensors.torch.save_file
+    calls, fsync = iter(range(10)), os.fsync
 
-    def interrupted(tensors: dict[str, torch.Tensor], path: Path, **options: dict[str, str]) -> None:
-        if next(calls) == 1:
-            Path(path).write_bytes(b"half")
+    def interrupted(file: int) -> None:
+        if next(calls) == 1:  # the second file is written, but not yet in its place
             raise KeyboardInterrupt
-        save_file(tensors, path, **options)
+        fsync(file)
 
-    monkeypatch.setattr("swag.files.save_file", interrupted)
+    monkeypatch.setattr(os, "fsync", interrupted)
     assert main(["demo", "--output", str(tmp_path / "out")]) == 130
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["swag_0.safetensors"]
     swag.load(tmp_path / "out" / "swag_0.safetensors")

@@ -34,7 +34,7 @@ class Settings:
     @classmethod
     def of(cls, size: str, **others: Any) -> Settings:
         """The settings of a "full", "quick" or "smoke" run."""
-        repeats = {"full": 9, "quick": 3, "smoke": 1}[size]
+        repeats = {"full": 7, "quick": 3, "smoke": 1}[size]
         return cls(quick=size != "full", smoke=size == "smoke", repeats=repeats, **others)
 
 
@@ -99,6 +99,11 @@ class Goal:
     def above(cls, key: str, what: str, figure: float | None, least: float, unit: str = "×") -> Goal:
         """figure ≥ least."""
         return cls(key, what, f"≥ {least:g}{unit}", shown(figure, unit), None if figure is None else figure >= least)
+
+    @classmethod
+    def stated(cls, key: str, what: str, figure: float | None, unit: str = "×") -> Goal:
+        """A figure without a goal."""
+        return cls(key, what, "(stated)", shown(figure, unit), None)
 
 
 def shown(figure: float | None, unit: str = "×") -> str:

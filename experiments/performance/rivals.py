@@ -48,6 +48,15 @@ class SwaGaussian:
         self.swag.sample(scale=0.5, cov=True, block=True)
 
 
+    def average(self, loader: Any, test: Any, subset: float | None = None) -> Any:
+        """One sample of its model average: draw, batch norm over the loader where there is one, predictions."""
+        with peers.cuda_is_here():
+            self.swag.sample(scale=0.5, cov=True)
+            if loader is not None:
+                self.utils.bn_update(loader, self.swag, subset=subset)
+            return self.utils.predict(test, self.swag)
+
+
 class TorchUncertainty:
     """torch_uncertainty's SWAG, without the 16 models it also draws at every snapshot as shipped."""
 

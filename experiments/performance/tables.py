@@ -23,7 +23,7 @@ def markdown(table: Mapping[str, Any]) -> str:
 
 def goals(found: Sequence[Mapping[str, Any]]) -> str:
     """Goals, what was found, and whether they are met."""
-    words = {True: "yes", False: "**no**", None: "not measured"}
+    words = {True: "yes", False: "**no**", None: "–"}
     lines = ["| what | goal | found | met |", "|---|---|---|---|"]
     for goal in found:
         lines.append(f"| {goal['what']} | {goal['goal']} | {goal['found']} | {words[goal['met']]} |")

@@ -19,6 +19,7 @@ from swag.errors import InputError
 logger = logging.getLogger(__name__)
 
 LOG_FLOOR = math.log(1e-12)
+MAX_ITERATIONS = 1000
 
 Objective = Callable[[torch.Tensor], tuple[float, torch.Tensor]]
 
@@ -38,22 +39,25 @@ def nll_and_residuals(scores: torch.Tensor, labels: torch.Tensor) -> tuple[float
 
 def minimised(objective: Objective, start: torch.Tensor) -> torch.Tensor:
     """The minimiser of a smooth convex function of a float64 vector, by L-BFGS from `start`."""
-    from scipy.optimize import minimize
-
-    def on_arrays(x: Any) -> tuple[float, Any]:
-        value, gradient = objective(torch.from_numpy(x).to(start.device))
-        return value, gradient.cpu().numpy()
-
-    found = minimize(
-        on_arrays,
-        start.cpu().numpy(),
-        jac=True,
-        method="L-BFGS-B",
-        options={"maxiter": 2000, "maxfun": 4000, "ftol": 1e-14, "gtol": 1e-8},
+    theta = start.clone().requires_grad_()
+    optimizer = torch.optim.LBFGS(
+        [theta],
+        max_iter=MAX_ITERATIONS,
+        tolerance_grad=1e-8,
+        tolerance_change=1e-11,
+        history_size=20,
+        line_search_fn="strong_wolfe",
     )
-    if found.nit >= 2000:
-        logger.warning("the calibrator's fit stopped after %d iterations: %s", found.nit, found.message)
-    return torch.from_numpy(found.x).to(start.device)
+
+    def closure() -> float:
+        value, gradient = objective(theta.detach())
+        theta.grad = gradient  # replaces the last one, so there is nothing to zero
+        return value
+
+    optimizer.step(closure)
+    if optimizer.state[theta]["n_iter"] >= MAX_ITERATIONS:
+        logger.warning("the calibrator's fit stopped at %d iterations, before it settled", MAX_ITERATIONS)
+    return theta.detach()
 
 
 def as_penalty(name: str, value: float) -> float:
@@ -120,6 +124,14 @@ class VectorScaling:
         return returned(torch.softmax(x * self.scale.to(x) + self.shift.to(x), dim=1), probs)
 
 
+def whitened(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Mean μ (C,) of rows (N, C), and symmetric R and R⁻¹ (C, C) such that (x − μ) R has unit covariance."""
+    centre = x.mean(0)
+    values, vectors = torch.linalg.eigh((x - centre).T @ (x - centre) / len(x))
+    spread = values.clamp_min(max(1e-6 * float(values.amax()), 1e-12)).sqrt()
+    return centre, vectors / spread @ vectors.T, vectors * spread @ vectors.T
+
+
 @final
 @dataclass(frozen=True, eq=False)
 class DirichletScaling:
@@ -160,24 +172,30 @@ class DirichletScaling:
         x = features_of(probs)
         penalties = as_penalty("off_diagonal_l2", off_diagonal_l2), as_penalty("bias_l2", bias_l2)
         targets, n_classes = labels_of(labels, x), x.shape[1]
-        off_diagonal = 1 - torch.eye(n_classes, dtype=x.dtype, device=x.device)
-        per_weight = penalties[0] / max(1, n_classes * (n_classes - 1)) * off_diagonal
-        per_number = torch.cat([per_weight.flatten(), x.new_full((n_classes,), penalties[1] / n_classes)])
+        identity = torch.eye(n_classes, dtype=x.dtype, device=x.device)
+        per_weight = penalties[0] / max(1, n_classes * (n_classes - 1)) * (1 - identity)
+        per_bias = penalties[1] / n_classes
+        # Solved for V = W R⁻¹ and a = b + W μ, with (x − μ) R white: the classes' logarithms are correlated.
+        centre, whitening, colouring = whitened(x)
+        white = (x - centre) @ whitening
 
         def objective(theta: torch.Tensor) -> tuple[float, torch.Tensor]:
-            weight, bias = theta[: n_classes**2].view(n_classes, n_classes), theta[n_classes**2 :]
-            value, residuals = nll_and_residuals(x @ weight.T + bias, targets)
-            gradient = torch.cat([(residuals.T @ x).flatten(), residuals.sum(0)])
-            return (
-                value + float((per_number * theta.square()).sum()),
-                gradient + 2 * per_number * theta,
+            weight, bias = unpacked(theta)
+            value, residuals = nll_and_residuals(
+                white @ theta.view(-1, n_classes)[:-1].T + theta[-n_classes:], targets
+            )
+            value += float((per_weight * weight.square()).sum() + per_bias * bias.square().sum())
+            by_bias = 2 * per_bias * bias
+            by_weight = 2 * per_weight * weight - torch.outer(by_bias, centre)
+            return value, torch.cat(
+                [(residuals.T @ white + by_weight @ whitening).flatten(), residuals.sum(0) + by_bias]
             )
 
-        start = torch.cat(
-            [torch.eye(n_classes, dtype=x.dtype, device=x.device).flatten(), x.new_zeros(n_classes)]
-        )
-        theta = minimised(objective, start)
-        return cls(theta[: n_classes**2].view(n_classes, n_classes), theta[n_classes**2 :])
+        def unpacked(theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            weight = theta.view(-1, n_classes)[:-1] @ whitening
+            return weight, theta[-n_classes:] - weight @ centre
+
+        return cls(*unpacked(minimised(objective, torch.cat([colouring.flatten(), centre]))))
 
     def __call__(self, probs: Any) -> Any:
         """Calibrated probabilities (N, C), of the kind that came (of a predictive, a tensor)."""

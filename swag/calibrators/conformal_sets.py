@@ -14,7 +14,8 @@ from swag.calibrators.quantiles import conformal_quantile
 from swag.errors import InputError
 from swag.metrics.inputs import as_count
 
-APPLY_STREAM = 0x9E3779B97F4A7C15  # keeps the uniforms of new rows apart from those of the calibration rows
+# Odd constants of the splitmix64 generator, as signed 64-bit integers.
+GOLDEN, MIX_1, MIX_2 = -7046029254386353131, -4658895280553007687, -7723592293110705685
 
 
 @final
@@ -81,12 +82,25 @@ def cumulative_scores(p: torch.Tensor, uniforms: torch.Tensor, penalty: float, n
     return torch.empty_like(scores).scatter_(1, order, scores)
 
 
-def uniforms_for(p: torch.Tensor, seed: int | None, stream: int) -> torch.Tensor:
-    """(N, 1) float64: ones without a seed, else drawn from a generator of its own."""
+def uniforms_for(p: torch.Tensor, seed: int | None) -> torch.Tensor:
+    """(N, 1) float64 in (0, 1]: ones without a seed, else a hash of the seed and of the row's own bits.
+
+    A function of the row keeps the guarantee, since scores stay exchangeable, and makes a row's set independent of
+    the batch it comes in and of its place there.
+    """
     if seed is None:
         return p.new_ones(len(p), 1)
-    generator = torch.Generator().manual_seed((seed ^ stream) & (2**63 - 1))
-    return (1 - torch.rand(len(p), 1, dtype=torch.float64, generator=generator)).to(p.device)
+    columns = mixed(torch.arange(1, p.shape[1] + 1, device=p.device) * GOLDEN + seed) | 1
+    bits = (p + 0.0).contiguous().view(torch.int64)  # + 0.0 makes −0.0 the same as 0.0
+    keys = mixed((mixed(bits) * columns).sum(1, keepdim=True))
+    return ((keys >> 11) & (2**53 - 1)).double().add_(1).div_(2**53)
+
+
+def mixed(x: torch.Tensor) -> torch.Tensor:
+    """The finaliser of splitmix64: every bit of the result depends on every bit of x (Steele et al., 2014)."""
+    x = (x ^ ((x >> 30) & (2**34 - 1))) * MIX_1
+    x = (x ^ ((x >> 27) & (2**37 - 1))) * MIX_2
+    return x ^ ((x >> 31) & (2**33 - 1))
 
 
 @final
@@ -136,7 +150,7 @@ class ConformalAPS:
         """Sets as a bool tensor (N, C)."""
         p = probs_of(probs).double()
         same_classes(p, self.n_classes)
-        return cumulative_scores(p, uniforms_for(p, self.seed, APPLY_STREAM), 0.0, 0) <= self.threshold
+        return cumulative_scores(p, uniforms_for(p, self.seed), 0.0, 0) <= self.threshold
 
 
 @final
@@ -202,7 +216,7 @@ class ConformalRAPS:
         """Sets as a bool tensor (N, C)."""
         p = probs_of(probs).double()
         same_classes(p, self.n_classes)
-        uniforms = uniforms_for(p, self.seed, APPLY_STREAM)
+        uniforms = uniforms_for(p, self.seed)
         return cumulative_scores(p, uniforms, self.penalty, self.n_free) <= self.threshold
 
 
@@ -212,5 +226,5 @@ def fitted_threshold(
     """The quantile of the labels' cumulative scores, and C."""
     p = probs_of(probs).double()
     targets = labels_of(labels, p).unsqueeze(1)
-    scores = cumulative_scores(p, uniforms_for(p, seed, 0), penalty, n_free)
+    scores = cumulative_scores(p, uniforms_for(p, seed), penalty, n_free)
     return conformal_quantile(scores.gather(1, targets).squeeze(1), level), p.shape[1]

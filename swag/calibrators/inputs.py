@@ -5,12 +5,12 @@ from typing import Any
 import torch
 
 from swag.errors import InputError
-from swag.metrics.inputs import as_labels, like, working
+from swag.metrics.inputs import HALF_TYPES, as_labels, like, working
 from swag.metrics.sweep import check_probs
 
 
 def probs_of(given: Any, name: str = "probs") -> torch.Tensor:
-    """Probabilities (N, C), every row checked, float32 or float64.
+    """Probabilities (N, C), every row checked, float32 or float64; rows of half types are made to sum to 1.
 
     Args:
         given: (N, C) tensor or array, or a predictive with the attribute `probs`.
@@ -19,7 +19,11 @@ def probs_of(given: Any, name: str = "probs") -> torch.Tensor:
     Raises:
         InputError: the shape or dtype is wrong, or a row is not a distribution.
     """
-    return working(check_probs(getattr(given, "probs", given), name))
+    probs = check_probs(getattr(given, "probs", given), name)
+    if probs.dtype not in HALF_TYPES:
+        return probs
+    probs = probs.float()
+    return probs / probs.sum(1, keepdim=True)
 
 
 def log_probs_of(given: Any, name: str = "probs") -> torch.Tensor:

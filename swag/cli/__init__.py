@@ -30,6 +30,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "demo": Command("swag.cli.demo", "train, collect, sample and score on real images, in under a minute"),
+    "report": Command("swag.cli.report", "score predictions in files, compare reports, gate a build"),
 }
 
 

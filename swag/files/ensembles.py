@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -12,12 +13,15 @@ from swag.batches import Forward
 from swag.ensemble import Ensemble
 from swag.errors import InputError
 from swag.files.kinds import Header, Packed, Tensors
+from swag.forwarding import Forwarding
 from swag.members import MemberStack
 from swag.parameters import Layout, clean_name, named_parameters
 from swag.predictive import Categorical, HeteroscedasticGaussian, HomoscedasticGaussian
 from swag.shadow import Shadow
+from swag.strategy import Compiled, Loop, Vmapped
 
 _LIKELIHOODS = {cls.__name__: cls for cls in (Categorical, HeteroscedasticGaussian, HomoscedasticGaussian)}
+_STRATEGIES = {cls.__name__: cls for cls in (Loop, Vmapped, Compiled)}
 _OWN, _SHARED = "buffers/", "shared/"
 
 
@@ -29,9 +33,11 @@ def pack_ensemble(ensemble: Ensemble) -> Packed:
     """Header and tensors of an ensemble.
 
     Raises:
-        InputError: a likelihood of the caller's own, which is code.
+        InputError: a likelihood of the caller's own, which is code; or how many members are enough is open.
     """
-    likelihood, members = ensemble.likelihood, ensemble.members
+    likelihood, members, forwarding = ensemble._likelihood, ensemble._members, ensemble._forwarding
+    if ensemble._growth is not None:
+        raise InputError("obj: with n_samples='auto' an ensemble grows at its first batch; predict one first")
     name = type(likelihood).__name__
     if _LIKELIHOODS.get(name) is not type(likelihood):
         raise InputError(
@@ -53,8 +59,10 @@ def pack_ensemble(ensemble: Ensemble) -> Packed:
         "kind": "ensemble",
         "layout": layout.to_list(),
         "likelihood": {"name": name, **asdict(likelihood)},  # type: ignore[call-overload]
-        "keep_members": ensemble.keep_members,
-        "autocast": None if ensemble.autocast is None else str(ensemble.autocast).removeprefix("torch."),
+        "keep_members": ensemble._keep_members,
+        "autocast": None if forwarding.autocast is None else str(forwarding.autocast).removeprefix("torch."),
+        # Strategies differ in rounding.
+        "strategy": {"name": type(forwarding.strategy).__name__, **asdict(forwarding.strategy)},
     }
     return header, tensors
 
@@ -67,11 +75,8 @@ def unpack_ensemble(header: Header, tensors: Tensors, model: nn.Module, forward:
         InputError: the file does not fit together.
     """
     layout = Layout.from_list(header["layout"])
-    settings = dict(header["likelihood"])
-    name = settings.pop("name")
-    if name not in _LIKELIHOODS:
-        raise InputError(f"likelihood {name!r:.80} is unknown to this version; update swag")
-    likelihood: Any = _LIKELIHOODS[name](**settings)
+    likelihood: Any = _named("likelihood", header["likelihood"], _LIKELIHOODS)
+    strategy: Any = _named("strategy", header["strategy"], _STRATEGIES)
     keep, autocast = header["keep_members"], header["autocast"]
     if keep not in (None, True, False) or autocast not in (None, "bfloat16", "float16", "float32", "float64"):
         raise InputError(f"keep_members {keep!r:.80} or autocast {autocast!r:.80} is none that there is")
@@ -87,13 +92,17 @@ def unpack_ensemble(header: Header, tensors: Tensors, model: nn.Module, forward:
     if any(len(stacked) != len(thetas) for stacked in own.values()):
         raise InputError("buffers: not as many as members")
     members.buffers = [{n: stacked[s].clone() for n, stacked in own.items()} for s in range(len(thetas))]
-    return Ensemble.from_stack(
-        members,
-        likelihood=likelihood,
-        forward=forward,
-        keep_members=keep,
-        autocast=None if autocast is None else getattr(torch, autocast),
-    )
+    dtype = None if autocast is None else getattr(torch, autocast)
+    forwarding = Forwarding(members, forward, autocast=dtype, strategy=strategy)
+    return Ensemble.from_stack(members, forwarding, likelihood, keep)
+
+
+def _named(what: str, settings: Mapping[str, Any], classes: Mapping[str, Callable[..., Any]]) -> Any:
+    """The object that {"name": …, settings} stands for."""
+    name, rest = settings["name"], {key: value for key, value in settings.items() if key != "name"}
+    if name not in classes:
+        raise InputError(f"{what} {name!r:.80} is unknown to this version; update swag")
+    return classes[name](**rest)
 
 
 def _shared(module: nn.Module, layout: Layout) -> dict[str, Tensor]:

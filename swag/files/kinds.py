@@ -31,7 +31,7 @@ _SHAPE_OF: dict[str, tuple[set[str], set[str] | None]] = {
     "empirical": ({"layout"}, {"samples"}),
     "mixture": ({"weights", "components"}, None),
     "collector": ({"version", "layout", "rank", "deviation_dtype", "n_collected"}, None),
-    "ensemble": ({"layout", "likelihood", "keep_members", "autocast"}, None),
+    "ensemble": ({"layout", "likelihood", "keep_members", "autocast", "strategy"}, None),
 }
 _COLLECTOR_TENSORS = {"origin", "offset_mean", "sq_dev", "deviations"}
 
