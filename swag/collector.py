@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from swag import moments
 from swag.collector_state import STATE_VERSION, checked_state
 from swag.errors import InputError, StateError
+from swag.forecast import Forecast, check_fits, forecast
 from swag.moments import Kernel
 from swag.parameters import Layout, Select
 from swag.posterior import LowRankGaussian, PointMass
@@ -46,7 +47,8 @@ class Collector:
         deviation_folder: keeps the rows in a file without a name in this folder and not in memory.
 
     Raises:
-        InputError: a negative rank, nothing selected, a lazy module without shape.
+        InputError: a negative rank, nothing selected, a lazy module without shape, or more memory than is
+            free (says what would fit); the last also at the first snapshot, which allocates it.
 
     Source: Izmailov et al. 2018 (SWA), Maddox et al. 2019 (SWAG), arXiv:1902.02476.
 
@@ -117,9 +119,33 @@ class Collector:
             raise InputError(
                 f"deviation_folder: the statistics live on {self.device}; pass device='cpu', too"
             )
+        self._check_memory()
         self._staging = Staging(layout, self.device)
         # On an accelerator a snapshot's finiteness is known later: whether tensors were bad, on the device.
         self._pending: Tensor | None = None
+
+    @staticmethod
+    def forecast(
+        model: nn.Module,
+        rank: int = 20,
+        *,
+        select: Select = None,
+        deviation_dtype: torch.dtype = torch.float32,
+        n_samples: int = 30,
+        deviation_folder: str | os.PathLike[str] | None = None,
+    ) -> Forecast:
+        """The bytes that such a collector, its posterior and an ensemble of `n_samples` will take.
+
+        >>> print(Collector.forecast(nn.Linear(999, 1000), rank=20).collecting)
+        92000000
+        """
+        return forecast(
+            Layout.of(model, select),
+            rank,
+            n_samples=n_samples,
+            deviation_dtype=deviation_dtype,
+            on_disk=deviation_folder is not None,
+        )
 
     @property
     def n_collected(self) -> int:
@@ -236,7 +262,7 @@ class Collector:
         return {key: value.clone() if key in _VECTORS else value for key, value in state.items()}
 
     def state_views(self) -> dict[str, Any]:
-        """What `state_dict` holds without a copy: its vectors, and "deviations" as a list of rows, are views."""
+        """What `state_dict` holds, as views: the vectors, and "deviations" as a list of rows."""
         self._settle()
         state: dict[str, Any] = {
             "version": STATE_VERSION,
@@ -269,6 +295,7 @@ class Collector:
 
     def _allocated(self) -> RunningMoments:
         if self._running is None:
+            self._check_memory()
             self._running = RunningMoments(
                 self.layout.size,
                 self.rank,
@@ -280,6 +307,15 @@ class Collector:
                 row_folder=self._folder,
             )
         return self._running
+
+    def _check_memory(self) -> None:
+        check_fits(
+            self.layout,
+            self.rank,
+            deviation_dtype=self.deviation_dtype,
+            device=self.device,
+            on_disk=self._folder is not None,
+        )
 
     def _defers(self, tensors: list[Tensor]) -> bool:
         """Whether the finiteness test must not wait for the device."""
@@ -295,9 +331,10 @@ class Collector:
             self._refuse(flags.index(True), "model, at the snapshot before")
 
     def _refuse(self, bad: int | None, where: str) -> NoReturn:
-        name = self.layout.names[bad] if bad is not None else "(it changed meanwhile)"
+        # None: finite in the model's own dtype, but too large for the statistics'.
+        name = f"parameter '{self.layout.names[bad]}'" if bad is not None else "a wider parameter"
         raise InputError(
-            f"{where}: parameter '{name}' holds NaN or infinite values; nothing was collected (still "
+            f"{where}: {name} holds NaN or infinite values; nothing was collected (still "
             f"{self._n} snapshots): lower the learning rate or skip this step"
         )
 

@@ -118,5 +118,5 @@ def _on_disk(folder: str | os.PathLike[str], size: int, dtype: torch.dtype) -> T
     except OSError as error:
         raise FileError(
             f"deviation_folder: {os.fspath(folder)} cannot take {size * dtype.itemsize / 1e9:.2f} GB of "
-            f"deviations ({error.strerror}); pass a folder with that much space, a smaller rank or bfloat16 rows"
+            f"deviations ({error.strerror}); pass a folder with that much space, a smaller rank or bfloat16"
         ) from error

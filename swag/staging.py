@@ -72,7 +72,7 @@ class Staging:
                 self._buffer = torch.empty(self.widest, dtype=self._dtype, device=self._device)
                 self._views = [self._views_of(p) for p in self._plan]
         if self._staged != index:
-            torch._foreach_copy_(self._views[index], tensors[piece.first : piece.last])
+            torch._foreach_copy_(self._views[index], list(tensors[piece.first : piece.last]))
             self._staged = index
         return self._buffer[: piece.stop - piece.start]
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, final
+from typing import Any, cast, final
 
 import torch
 from torch import Tensor
@@ -125,8 +125,8 @@ class TensorFile:
         spec = self.specs[name]
         if spec.start == spec.stop:
             return torch.empty(spec.shape, dtype=spec.dtype)
-        storage = torch.UntypedStorage.from_file(str(self.path), False, self._data + spec.stop)
-        whole = torch.empty(0, dtype=torch.uint8).set_(storage)  # type: ignore[call-overload]
+        storage: Any = torch.UntypedStorage.from_file(str(self.path), False, self._data + spec.stop)
+        whole = torch.empty(0, dtype=torch.uint8).set_(storage)
         part = whole[self._data + spec.start :]
         if (self._data + spec.start) % spec.dtype.itemsize:
             part = part.clone()  # another program's file, whose tensors are not aligned
@@ -145,7 +145,7 @@ class TensorFile:
         self.close()
 
     def _read_into(self, target: Tensor, start: int) -> None:
-        view, done = memoryview(target.numpy()), 0
+        view, done = memoryview(cast(Any, target.numpy())), 0
         while done < len(view):
             try:
                 n = os.preadv(self._file.fileno(), [view[done:]], self._data + start + done)
@@ -201,7 +201,7 @@ def write_tensors(
                 step = _PIECE // flat.element_size()
                 for first in range(0, flat.numel(), step):
                     piece = flat[first : first + step].cpu().contiguous().view(torch.uint8)
-                    _write(file, memoryview(piece.numpy()))
+                    _write(file, memoryview(cast(Any, piece.numpy())))
                     on_bytes(piece.numel())
 
 

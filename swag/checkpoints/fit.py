@@ -42,7 +42,7 @@ def fit_checkpoints(
 
     Args:
         paths: files (.safetensors; .pt, .pth, .bin, .ckpt from `torch.save`), folders as Hugging Face's
-            libraries write them, folders of such, or globs; the latter two in natural order ("9" before "10").
+            libraries write them, folders of such, or globs; the latter two in natural order.
         rank: K, the deviation rows kept; 0 for the mean and the diagonal alone.
         model: gives names, order and what is trainable. Without it, every floating-point tensor of the first
             file counts, in the file's order, shared ones once; running_mean, running_var,
@@ -56,8 +56,8 @@ def fit_checkpoints(
 
     Raises:
         InputError: settings that cannot be used.
-        FileError: a file that is missing or damaged, holds code, differs from the first (the file and the first
-            such tensor are named), or holds NaN or infinite values (file and tensor are named).
+        FileError: a file that is missing or damaged, holds code, differs from the first (file and first such
+            tensor are named), or holds NaN or infinite values (file and tensor are named).
 
     >>> import tempfile
     >>> folder = tempfile.mkdtemp()
@@ -124,7 +124,11 @@ class _Flat:
 
 
 def _checked(
-    paths: list[Path], key: str | None, layout: Layout, aliases: dict[str, list[str]], allowed: set[str] | None
+    paths: list[Path],
+    key: str | None,
+    layout: Layout,
+    aliases: dict[str, list[str]],
+    allowed: set[str] | None,
 ) -> int:
     """The bytes there are to read, after a look at the names and shapes in every file."""
     n_bytes = 0
@@ -135,8 +139,8 @@ def _checked(
                 more = [name for name in names_in(checkpoint) if name not in allowed]
                 if more:
                     raise FileError(
-                        f"{path}: has the tensor '{more[0]}', which {paths[0]} lacks; the checkpoints must be of "
-                        "one architecture"
+                        f"{path}: has the tensor '{more[0]}', which {paths[0]} lacks; the checkpoints must be "
+                        "of one architecture"
                     )
             n_bytes += sum(
                 (entry.stop - entry.start) * checkpoint.tensors[own[entry.name]].dtype.itemsize
@@ -152,6 +156,8 @@ def _finite(
     for start, stop, x in pieces:
         if not moments.all_finite((x,)):
             name = layout.name_at(start + int((~x.isfinite()).nonzero()[0, 0]))
-            raise FileError(f"{path}: tensor '{name}' holds NaN or infinite values; leave this checkpoint out")
+            raise FileError(
+                f"{path}: tensor '{name}' holds NaN or infinite values; leave this checkpoint out"
+            )
         yield start, stop, x
         on_bytes(x.numel() * x.element_size())

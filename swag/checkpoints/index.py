@@ -28,7 +28,13 @@ def read_index(index: Path) -> dict[str, Path]:
         raise FileError(f"{index}: not a whole index ({error!r}); copy or write it again") from error
     found: dict[str, Path] = {}
     for name, shard in places.items():
-        if not isinstance(shard, str) or shard in ("", ".", "..") or "/" in shard or "\\" in shard or "\0" in shard:
+        if (
+            not isinstance(shard, str)
+            or shard in ("", ".", "..")
+            or "/" in shard
+            or "\\" in shard
+            or "\0" in shard
+        ):
             raise FileError(
                 f"{index}: tensor '{name}' lies in {shard!r:.200}; a shard lies in the index's own folder"
             )

@@ -62,7 +62,10 @@ def layout_of_checkpoint(checkpoint: Checkpoint, select: Select = None) -> Layou
         raise FileError(f"{checkpoint.path}: holds no floating-point weights")
     if select is not None:
         stand_ins = [
-            (name, nn.Parameter(torch.empty(info.shape, dtype=info.dtype, device="meta"), requires_grad=False))
+            (
+                name,
+                nn.Parameter(torch.empty(info.shape, dtype=info.dtype, device="meta"), requires_grad=False),
+            )
             for name, info in kept
         ]
         wanted = selector(select, stand_ins)
@@ -101,8 +104,8 @@ def match(
         own = _own(entry.name, prefix, present, aliases or {})
         if own is None:
             raise FileError(
-                f"{checkpoint.path}: has no tensor '{entry.name}' (it has {', '.join(list(present)[:3])}, …); "
-                "the checkpoints and the model must be of one architecture"
+                f"{checkpoint.path}: has no tensor '{entry.name}' (but {', '.join(list(present)[:3])}, …); the "
+                "checkpoints and the model must be of one architecture"
             )
         info = checkpoint.tensors[own]
         if info.shape != entry.shape:
@@ -126,7 +129,7 @@ def _own(name: str, prefix: str, present: dict[str, str], aliases: dict[str, lis
 def _prefix(
     layout: Layout, present: dict[str, str], aliases: dict[str, list[str]], checkpoint: Checkpoint
 ) -> str:
-    """What stands before the layout's names in the file: nothing, or the one prefix with which all are there."""
+    """What stands before the layout's names in the file: nothing, or the one prefix that fits."""
     first = layout.names[0]
     prefixes = [
         name.removesuffix(candidate)

@@ -62,7 +62,9 @@ def _expand_one(text: str) -> Sequence[Path]:
             return [path]
         found = _in_order(path.iterdir())
         if not found:
-            raise FileError(f"{path}: no checkpoint in this folder; it should hold {', '.join(SUFFIXES)} files")
+            raise FileError(
+                f"{path}: no checkpoint in this folder; it should hold {', '.join(SUFFIXES)} files"
+            )
         return found
     if path.exists():
         return [path]

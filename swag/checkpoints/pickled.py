@@ -98,8 +98,10 @@ class PickledCheckpoint:
 
     def __init__(self, path: Path, state: Mapping[str, Any]) -> None:
         self.path = path
-        self.tensors: dict[str, TensorInfo] = {}
-        self.aliases: dict[str, str] = {}
+        tensors: dict[str, TensorInfo] = {}
+        aliases: dict[str, str] = {}
+        self.tensors: Mapping[str, TensorInfo] = tensors
+        self.aliases: Mapping[str, str] = aliases
         self._state = {}
         self._flat_name, self._flat = "", torch.empty(0)
         firsts: dict[tuple[object, ...], str] = {}
@@ -111,11 +113,11 @@ class PickledCheckpoint:
                 raise FileError(f"{path}: tensor '{name}' is sparse or quantised; save it dense")
             same = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
             if tensor.numel() and same in firsts:
-                self.aliases[name] = firsts[same]
+                aliases[name] = firsts[same]
                 continue
             firsts[same] = name
             self._state[name] = tensor
-            self.tensors[name] = TensorInfo(tensor.dtype, tuple(tensor.shape))
+            tensors[name] = TensorInfo(tensor.dtype, tuple(tensor.shape))
 
     def piece(self, name: str, first: int, last: int) -> Tensor:
         """Values first … last − 1 of a tensor, flattened; a tensor that is not contiguous is copied once."""
@@ -157,7 +159,9 @@ def _look_up(document: Any, key: str) -> Any:
     if isinstance(document, Mapping) and key in document:
         return document[key]
     head, dot, rest = key.partition(".")
-    return _look_up(document[head], rest) if dot and isinstance(document, Mapping) and head in document else None
+    return (
+        _look_up(document[head], rest) if dot and isinstance(document, Mapping) and head in document else None
+    )
 
 
 def _offer(candidates: list[str], document: Any) -> str:

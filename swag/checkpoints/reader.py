@@ -28,7 +28,8 @@ class TensorInfo:
 class Checkpoint(Protocol):
     """Tensors by name, read when asked for.
 
-    `tensors` has the file's order, without the further names of shared tensors, which `aliases` maps to the first.
+    `tensors` has the file's order, without the further names of shared tensors; `aliases` maps those to
+    the first.
     """
 
     path: Path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self, final
@@ -50,12 +51,12 @@ class SafetensorsCheckpoint:
                 if name in self._file_of:
                     raise FileError(f"{file.path}: holds the tensor '{name}' a second time")
                 self._file_of[name] = file
-        self.tensors = {
+        self.tensors: Mapping[str, TensorInfo] = {
             name: TensorInfo(file.specs[name].dtype, file.specs[name].shape)
             for name, file in self._file_of.items()
         }
         # safetensors.torch.save_model notes the names of shared tensors that it left out.
-        self.aliases = {
+        self.aliases: Mapping[str, str] = {
             alias: first
             for file in files
             for alias, first in file.metadata.items()

@@ -65,8 +65,10 @@ def write_checkpoint(
             _write_file(partial / file.name, file, values, key)
         os.chmod(partial, base.stat().st_mode)
         os.replace(partial, target)
+    except FileError:
+        raise
     except OSError as error:
-        raise error if isinstance(error, FileError) else FileError(f"{target}: could not be written ({error})")
+        raise FileError(f"{target}: could not be written ({error})") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -97,7 +99,7 @@ def _write_file(target: Path, base: Path, values: dict[str, Tensor], key: str | 
     fresh: dict[int, Tensor] = {}
     for name in state:
         if name in values:
-            # Storage of its own, and one for all the names of a shared tensor: torch.save writes storages whole.
+            # In storage of its own, which torch.save writes whole; a shared tensor's names keep sharing.
             value = values[name]
             tensor = fresh.setdefault(value.data_ptr() if value.numel() else -1 - len(fresh), value.clone())
             was = state[name]

@@ -31,6 +31,11 @@ class Command(NamedTuple):
 COMMANDS = {
     "demo": Command("swag.cli.demo", "train, collect, sample and score on real images, in under a minute"),
     "report": Command("swag.cli.report", "score predictions in files, compare reports, gate a build"),
+    "fit": Command("swag.cli.fit", "a posterior from checkpoints that exist"),
+    "sample": Command("swag.cli.sample", "weights from a posterior, as ordinary checkpoints"),
+    "merge": Command("swag.cli.merge", "several posteriors as one mixture: MultiSWAG"),
+    "info": Command("swag.cli.info", "what a file holds, and what its posterior looks like"),
+    "forecast": Command("swag.cli.forecast", "the memory that settings will take, before any training"),
 }
 
 

@@ -58,7 +58,7 @@ def pack_ensemble(ensemble: Ensemble) -> Packed:
     header: Header = {
         "kind": "ensemble",
         "layout": layout.to_list(),
-        "likelihood": {"name": name, **asdict(likelihood)},  # type: ignore[call-overload]
+        "likelihood": {"name": name, **asdict(likelihood)},
         "keep_members": ensemble._keep_members,
         "autocast": None if forwarding.autocast is None else str(forwarding.autocast).removeprefix("torch."),
         # Strategies differ in rounding.
@@ -88,7 +88,9 @@ def unpack_ensemble(header: Header, tensors: Tensors, model: nn.Module, forward:
         raise InputError("thetas: not finite")
     shadow = _shadow(model, layout, tensors)
     members = MemberStack(shadow, thetas, [], [0] * len(thetas))
-    own = {n.removeprefix(_OWN): t.to(members.thetas.device) for n, t in tensors.items() if n.startswith(_OWN)}
+    own = {
+        n.removeprefix(_OWN): t.to(members.thetas.device) for n, t in tensors.items() if n.startswith(_OWN)
+    }
     if any(len(stacked) != len(thetas) for stacked in own.values()):
         raise InputError("buffers: not as many as members")
     members.buffers = [{n: stacked[s].clone() for n, stacked in own.items()} for s in range(len(thetas))]

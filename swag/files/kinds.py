@@ -21,7 +21,7 @@ Header = dict[str, Any]
 Tensors = dict[str, Tensor]
 Packed = tuple[Header, dict[str, Tensor | Stacked]]
 
-# kind: (fields, tensors); a mixture's tensors are its components', an ensemble's are checked where it is built.
+# kind: (fields, tensors); a mixture's tensors are its components', others are checked where they are used.
 _SHAPE_OF: dict[str, tuple[set[str], set[str] | None]] = {
     "point_mass": ({"layout"}, {"mean"}),
     "low_rank_gaussian": (
@@ -133,9 +133,7 @@ def _compare(what: str, found: set[str], expected: set[str]) -> None:
         raise InputError(f"{what} {min(expected - found)!r} is missing")
 
 
-def _pack_gaussian(
-    obj: LowRankGaussian, mean: Tensor, cov_diag: Tensor, rows: Tensor
-) -> Packed:
+def _pack_gaussian(obj: LowRankGaussian, mean: Tensor, cov_diag: Tensor, rows: Tensor) -> Packed:
     header = {
         "kind": "low_rank_gaussian",
         **_layout(obj),

@@ -42,7 +42,7 @@ def save(
 
     Args:
         path: usually ends in .safetensors.
-        obj: `PointMass`, `LowRankGaussian`, `Empirical`, a `Mixture` of them, a `Collector`, or an `Ensemble`.
+        obj: `PointMass`, `LowRankGaussian`, `Empirical`, a `Mixture` of them, a `Collector` or an `Ensemble`.
         provenance: text and numbers by name that go into the header, for people.
 
     Raises:
@@ -85,7 +85,8 @@ def load(
         device: where the tensors go.
         mapped: leaves the tensors in the file, to be read where they are touched: for posteriors larger than
             memory. The file must stay as it is for as long as the object lives.
-        model: for an ensemble's file: an instance of its architecture, whose values do not matter; it is copied.
+        model: for an ensemble's file: an instance of its architecture, whose values do not
+            matter; it is copied.
         forward: for an ensemble's file, as in `Ensemble`.
 
     Returns:
@@ -189,15 +190,16 @@ def _document(path: Path, metadata: Mapping[str, str]) -> Header:
         )
     if unknown or not isinstance(kind, str):
         raise FileError(
-            f"{path}: its header has the field {unknown[0] if unknown else kind!r:.80}, which is unknown to this "
-            "version; update swag"
+            f"{path}: its header has the field {unknown[0] if unknown else kind!r:.80}, which is unknown to "
+            "this version; update swag"
         )
     return document
 
 
 def _checked(provenance: Provenance) -> dict[str, Any]:
     if not isinstance(provenance, Mapping) or not all(
-        isinstance(key, str) and isinstance(value, str | int | float | None) for key, value in provenance.items()
+        isinstance(key, str) and isinstance(value, str | int | float | None)
+        for key, value in provenance.items()
     ):
         raise InputError(f"provenance: got {provenance!r:.200}; pass text and numbers by name")
     return dict(provenance)

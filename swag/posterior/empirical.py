@@ -7,6 +7,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from swag.diagnostics import Diagnosis, diagnose_points
 from swag.errors import InputError
 from swag.noise import balanced_uniform, take_seed
 from swag.parameters import Layout
@@ -65,6 +66,15 @@ class Empirical:
         check_n_samples(n_samples)
         chosen = balanced_uniform(n_samples, len(self.samples), take_seed(generator))
         return self.samples[chosen.to(self.samples.device)]
+
+    def sample_one(self, index: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """`sample(index + 1)[index]` (D,), at the cost of one."""
+        check_n_samples(index + 1)
+        return self.samples[int(balanced_uniform(index + 1, len(self.samples), take_seed(generator))[-1])]
+
+    def diagnose(self) -> Diagnosis:
+        """Autocorrelation in the order of the samples, effective rank, spread by layer, warnings."""
+        return diagnose_points(self.samples, self.layout)
 
     def __repr__(self) -> str:
         return f"Empirical({len(self.samples)} samples, D={self.samples.shape[1]:,})"

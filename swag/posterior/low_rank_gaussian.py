@@ -9,6 +9,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from swag.diagnostics import Diagnosis, diagnose_gaussian
 from swag.errors import InputError
 from swag.noise import NormalSource, key_for, take_seed
 from swag.parameters import Layout
@@ -127,7 +128,7 @@ class LowRankGaussian:
         return self._like(factor * self.cov_diag, self.rows, math.sqrt(factor) * self.row_scale, scale)
 
     def truncated(self, rank: int) -> LowRankGaussian:
-        r"""What a collector of smaller rank would have given: the last k rows, divided by k − 1 instead of K − 1.
+        r"""What a collector of smaller rank would have given: the last k rows, divided by k − 1.
 
         Args:
             rank: k, at most K; 0 leaves the diagonal, 1 is no covariance.
@@ -176,32 +177,48 @@ class LowRankGaussian:
             generator: gives one seed; None takes it from torch's global generator.
         """
         check_n_samples(n_samples)
-        seed, size, dtype, device = take_seed(generator), self.mean.numel(), self.mean.dtype, self.mean.device
+        return self._draw(range(n_samples), take_seed(generator))
+
+    def sample_one(self, index: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """`sample(index + 1)[index]` (D,), at the cost of one."""
+        check_n_samples(index + 1)
+        return self._draw(range(index, index + 1), take_seed(generator))[0]
+
+    def _draw(self, indices: range, seed: int) -> Tensor:
+        size, dtype, device = self.mean.numel(), self.mean.dtype, self.mean.device
         source = NormalSource(device)
         # Groups are padded to _GROUP: a matrix product rounds by its shape, and a sample must not depend on
         # how many are drawn with it.
-        n_padded = -(-n_samples // _GROUP) * _GROUP
-        z2 = torch.zeros(n_padded, self.rank, dtype=dtype, device=device)
-        for index in range(n_samples):
-            source.fill_(z2[index], key=key_for(seed, index, _SHARED))
+        first, last = indices.start - indices.start % _GROUP, -(-indices.stop // _GROUP) * _GROUP
+        z2 = torch.zeros(last - first, self.rank, dtype=dtype, device=device)
+        for index in indices:
+            source.fill_(z2[index - first], key=key_for(seed, index, _SHARED))
         z2 *= self.row_scale
-        theta = torch.empty(n_samples, size, dtype=dtype, device=device)
+        theta = torch.empty(len(indices), size, dtype=dtype, device=device)
         noise = torch.empty(_DRAW_CHUNK, dtype=dtype, device=device)
         moved = torch.empty(_GROUP * _DRAW_CHUNK, dtype=dtype, device=device)
         for start in range(0, size, _DRAW_CHUNK):
             at = slice(start, min(start + _DRAW_CHUNK, size))
             length = at.stop - at.start
             std, rows = self.cov_diag[at].sqrt(), self.rows[:, at].to(dtype)
-            for index in range(n_samples):
-                if self.rank and index % _GROUP == 0:
+            for index in indices:
+                out = theta[index - indices.start, at]
+                if self.rank and (index % _GROUP == 0 or index == indices.start):
+                    group = index - index % _GROUP - first
                     together = moved[: _GROUP * length].view(_GROUP, length)
-                    torch.mm(z2[index : index + _GROUP], rows, out=together)
+                    torch.mm(z2[group : group + _GROUP], rows, out=together)
                 piece = noise[:length]
                 source.fill_(piece, key=key_for(seed, index, _DIAGONAL), start=start)
-                torch.addcmul(self.mean[at], std, piece, out=theta[index, at])
+                torch.addcmul(self.mean[at], std, piece, out=out)
                 if self.rank:
-                    theta[index, at] += together[index % _GROUP]
+                    out += together[index % _GROUP]
         return theta
+
+    def diagnose(self) -> Diagnosis:
+        """Autocorrelation of the snapshots, effective rank, shares of variance, spread by layer, warnings."""
+        return diagnose_gaussian(
+            self.mean, self.cov_diag, self.rows, self.row_scale, self.layout, self.n_collected
+        )
 
     def log_prob(self, theta: Tensor) -> Tensor:
         """log N(θ; mean, covariance) in nats, float64, by the Woodbury identity in O(D K²).

@@ -9,6 +9,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from swag.diagnostics import Diagnosis, diagnose_mixture
 from swag.errors import InputError
 from swag.noise import balanced_uniform, balanced_weighted, split_seeds, take_seed
 from swag.parameters import Layout
@@ -120,6 +121,34 @@ class Mixture:
                 drawn = posterior.sample(len(at), generator=torch.Generator().manual_seed(own[m]))
                 theta[at.to(theta.device)] = drawn.to(theta.device)
         return theta, chosen
+
+    def sample_one(self, index: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """`sample(index + 1)[index]` (D,), at the cost of one."""
+        check_n_samples(index + 1)
+        seed, *own = split_seeds(take_seed(generator), 1 + len(self.posteriors))
+        chosen = self.components(index + 1, seed=seed)
+        m = int(chosen[-1])
+        count = int((chosen == m).sum())
+        posterior, source = self.posteriors[m], torch.Generator().manual_seed(own[m])
+        if hasattr(posterior, "sample_one"):
+            return posterior.sample_one(count - 1, generator=source)
+        return posterior.sample(count, generator=source)[-1]
+
+    def diagnose(self) -> Diagnosis:
+        """The components' diagnoses, and the share of the variance that lies between them.
+
+        Raises:
+            InputError: a component cannot be diagnosed.
+        """
+        for posterior in self.posteriors:
+            if not hasattr(posterior, "diagnose") or not hasattr(posterior, "variance"):
+                raise InputError(f"diagnose: the component {posterior!r} cannot be diagnosed")
+        return diagnose_mixture(
+            [posterior.diagnose() for posterior in self.posteriors],  # type: ignore[attr-defined]
+            self.weights.tolist(),
+            [posterior.mean for posterior in self.posteriors],
+            [float(p.variance.sum(dtype=torch.float64)) for p in self.posteriors],  # type: ignore[attr-defined]
+        )
 
     def log_prob(self, theta: Tensor) -> Tensor:
         """log Σ w_m p_m(θ) in nats by log-sum-exp; θ (D,) or (S, D).

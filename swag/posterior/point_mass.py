@@ -7,6 +7,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from swag.diagnostics import Diagnosis, diagnose_points
 from swag.parameters import Layout
 from swag.posterior.protocol import check_dense, check_finite, check_layout, check_n_samples, check_vector
 
@@ -52,6 +53,14 @@ class PointMass:
         """n_samples copies of the mean (n_samples, D); `generator` is not used."""
         check_n_samples(n_samples)
         return self.mean.repeat(n_samples, 1)
+
+    def sample_one(self, index: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """The mean (D,), a copy."""
+        return self.mean.clone()
+
+    def diagnose(self) -> Diagnosis:
+        """One point: no spread, and no warnings."""
+        return diagnose_points(self.atoms, self.layout)
 
     def __repr__(self) -> str:
         return f"PointMass(D={self.mean.numel():,})"
