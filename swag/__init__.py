@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         Predictive,
     )
     from swag.report import Report
+    from swag.scale_rank import tune
     from swag.strategy import Compiled, Loop, Vmapped
 
 __version__ = "0.1.0"
@@ -63,6 +64,7 @@ __all__ = [
     "metrics",
     "refresh_batchnorm_",
     "save",
+    "tune",
 ]
 
 # Where each public name lives. It is loaded when first used: those who only collect need no plotting, and
@@ -85,6 +87,7 @@ _HOMES = {
         "Predictive",
     ),
     "swag.report": ("Report",),
+    "swag.scale_rank": ("tune",),
     "swag.strategy": ("Compiled", "Loop", "Vmapped"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any, NoReturn, final
 
 import torch
@@ -101,14 +102,14 @@ class Collector:
         kernel: Kernel,
         deviation_folder: str | os.PathLike[str] | None,
     ) -> None:
-        if isinstance(rank, bool) or not isinstance(rank, int) or rank < 0:
+        if isinstance(rank, bool) or not isinstance(rank, int | Integral) or rank < 0:
             raise InputError(
                 f"rank: got {rank!r}; pass the number of deviations to keep, 0 or more (20 is usual)"
             )
         if deviation_dtype not in _ROW_DTYPES:
             raise InputError(f"deviation_dtype: got {deviation_dtype}; pass torch.float32 or torch.bfloat16")
         self.layout = layout
-        self.rank = rank
+        self.rank = int(rank)
         self.deviation_dtype = deviation_dtype
         self.device = torch.device(device)
         self._n = 0

@@ -117,7 +117,7 @@ def layers_to_refresh(
     Raises:
         InputError: there are some, and no `bn_loader`; or the policy is none.
     """
-    if not isinstance(policy, BatchNormPolicy):
+    if isinstance(policy, type) or not isinstance(policy, BatchNormPolicy):
         raise InputError(
             f"batchnorm: got {policy!r}; pass swag.ExactBatchNorm(), swag.ControlVariateBatchNorm() or "
             "swag.KeepBatchNorm()"

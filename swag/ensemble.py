@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, final
 
@@ -15,7 +16,7 @@ from swag.draws import PILOT, Source, Stopping, layers_to_refresh, layout_for
 from swag.errors import InputError
 from swag.forwarding import Forwarding
 from swag.members import MemberStack
-from swag.noise import take_seed
+from swag.noise import checked_seed, take_seed
 from swag.parameters import Layout, clean_name, unwrap
 from swag.posterior import Posterior
 from swag.posterior.protocol import check_n_samples
@@ -34,7 +35,8 @@ class Ensemble:
     generator seeded by `seed`, and kept: S·D floats. Batch-norm layers get fresh statistics for every
     sample. A posterior that is a few points (`PointMass`, a uniform `Mixture` of them, `Empirical`) is
     predicted once a point where n_samples is a multiple of their number: the average is the same.
-    The work is done in a private copy: the model you pass is never touched.
+    The work is done in a private copy: the model you pass is never touched. Calls from several threads take
+    turns.
 
     Args:
         model: gives the architecture, and the values of what the posterior does not cover.
@@ -77,6 +79,8 @@ class Ensemble:
     _keep_members: bool | None
     # The layers that exact statistics would replace, for `bn_error_estimate`.
     _bn_layers: frozenset[str]
+    # One module holds every member's weights in turn: a second thread would run it with another's.
+    _turn: threading.RLock
     # With n_samples="auto", until the first batch has shown how many members are enough.
     _growth: tuple[Stopping, Source] | None
 
@@ -106,7 +110,7 @@ class Ensemble:
         layout = layout_for(model, posterior)
         policy = batchnorm if batchnorm is not None else ExactBatchNorm()
         refreshed = layers_to_refresh(model, policy, bn_loader)
-        own_seed = take_seed() if seed is None else seed
+        own_seed = take_seed() if seed is None else checked_seed(seed)
         source = Source(posterior, own_seed, policy, refreshed, bn_loader)
         if stopping is not None:
             source.check_rereadable()
@@ -134,6 +138,9 @@ class Ensemble:
         Raises:
             InputError: no model, or models of differing architectures.
         """
+        if isinstance(models, nn.Module) or not isinstance(models, Iterable):
+            raise InputError(f"models: got a {type(models).__name__}; pass a list of models, as in [m1, m2]")
+        models = list(models)
         if len(models) == 0:
             raise InputError("models: the list is empty; pass at least one model")
         layout = Layout.of(models[0], select=_floating_point)
@@ -168,12 +175,13 @@ class Ensemble:
         Returns:
             A `CategoricalPredictive`, or a `GaussianPredictive` for the Gaussian likelihoods.
         """
-        if self._growth is not None:
-            stopping, source = self._growth
-            wanted = stopping.needed(self._predict(batch))
-            source.extend_(self._members, self._forwarding, wanted)
-            self._growth = None
-        return self._predict(batch)
+        with self._turn:
+            if self._growth is not None:
+                stopping, source = self._growth
+                wanted = stopping.needed(self._predict(batch))
+                source.extend_(self._members, self._forwarding, wanted)
+                self._growth = None
+            return self._predict(batch)
 
     def _predict(self, batch: Any) -> Any:
         accumulator = self._likelihood.accumulator(keep_members=self._keep_members)
@@ -212,7 +220,8 @@ class Ensemble:
         """A copy of member `index` as an ordinary model in eval mode, with its batch-norm statistics."""
         if not 0 <= index < self.n_samples:
             raise InputError(f"index: got {index}, the ensemble has members 0 to {self.n_samples - 1}")
-        return self._members.copy_of(index)
+        with self._turn:
+            return self._members.copy_of(index)
 
     def bn_error_estimate(
         self, batch: Any, bn_loader: Iterable[Any], n_samples: int = 4
@@ -225,12 +234,14 @@ class Ensemble:
             n_samples: members compared; each takes a full pass.
         """
         check_n_samples(n_samples)
-        return bn_error(self._members, self._forwarding, batch, bn_loader, self._bn_layers, n_samples)
+        with self._turn:
+            return bn_error(self._members, self._forwarding, batch, bn_loader, self._bn_layers, n_samples)
 
     def autocast_error(self, batch: Any, n_samples: int = 4) -> ApproximationError:
         """What `autocast` costs against the model's own precision, on the first members and one batch."""
         check_n_samples(n_samples)
-        return autocast_error(self._members, self._forwarding, batch, n_samples)
+        with self._turn:
+            return autocast_error(self._members, self._forwarding, batch, n_samples)
 
     def tune(self, batch: Any, *, repeats: int = 3) -> dict[str, float]:
         """Measures the strategies on a batch of yours, goes on with the fastest, and says what each took.
@@ -240,9 +251,10 @@ class Ensemble:
         Returns:
             Seconds for all members, the median of `repeats`, by strategy, fastest first.
         """
-        fastest, seconds = tune(self._forwarding, batch, repeats)
-        self._forwarding, self._members = fastest, fastest.members
-        return seconds
+        with self._turn:
+            fastest, seconds = tune(self._forwarding, batch, repeats)
+            self._forwarding, self._members = fastest, fastest.members
+            return seconds
 
     def _set_up(
         self,
@@ -255,8 +267,20 @@ class Ensemble:
         self._forwarding = forwarding
         self._bn_layers = frozenset(batchnorm_modules(members.module))
         self._growth = None
+        self._turn = threading.RLock()
         self._likelihood = likelihood if likelihood is not None else Categorical()
+        if isinstance(self._likelihood, type) or not hasattr(self._likelihood, "accumulator"):
+            raise InputError(
+                f"likelihood: got {likelihood!r}; pass swag.Categorical(), swag.HeteroscedasticGaussian() or "
+                "swag.HomoscedasticGaussian(variance)"
+            )
         self._keep_members = keep_members
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_turn"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _turn=threading.RLock())
 
     def __repr__(self) -> str:
         return f"Ensemble({self.n_samples} members, D={self.layout.size:,})"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from swag.batches import Forward, as_tensor, device_of, feed
+from swag.errors import InputError
 from swag.folding import Folding, may_fold
 from swag.members import MemberStack
 from swag.strategy import Compiled, Loop, Strategy, Vmapped, usual
@@ -43,6 +44,12 @@ class Forwarding:
         strategy: Strategy | None,
     ) -> None:
         self.members = members
+        if strategy is not None and not isinstance(strategy, Strategy):
+            raise InputError(
+                f"strategy: got {strategy!r}; pass swag.Loop(), swag.Vmapped(chunk) or swag.Compiled()"
+            )
+        if autocast is not None and not isinstance(autocast, torch.dtype):
+            raise InputError(f"autocast: got {autocast!r}; pass a dtype such as torch.bfloat16, or None")
         self.strategy: Strategy = strategy or usual(device_of(members.module), members.module)
         self.autocast = autocast
         self._forward = forward or feed

@@ -8,6 +8,7 @@ it consumes does not depend on how much is drawn. From there a normal number is 
 from __future__ import annotations
 
 import math
+from numbers import Integral
 from typing import final
 
 import torch
@@ -37,6 +38,18 @@ def take_seed(generator: torch.Generator | None = None) -> int:
         )
     device = generator.device if generator is not None else torch.device("cpu")
     return int(torch.randint(_LARGEST, (), generator=generator, device=device, dtype=torch.int64))
+
+
+def checked_seed(seed: int) -> int:
+    """The seed as a plain int.
+
+    Raises:
+        InputError: it is no integer of 64 bits.
+    """
+    is_whole = isinstance(seed, int | Integral) and not isinstance(seed, bool)
+    if not is_whole or not -_LARGEST <= seed <= _MASK:
+        raise InputError(f"seed: got {seed!r}; pass an integer such as 0, or None")
+    return int(seed)
 
 
 def key_for(seed: int, *numbers: int) -> int:

@@ -385,7 +385,7 @@ def test_a_damaged_file_is_named(
     reason="no Fashion-MNIST: set SWAG_DATA to the folder that holds it",
 )
 def test_fashion_mnist_runs_on_the_real_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--subset", "200", "--epochs", "4", "--members", "1", "--samples", "2", "--quiet"]
+    words = ["--subset", "500", "--epochs", "4", "--members", "1", "--samples", "2", "--quiet"]
     options = ["--data", "fashion-mnist", "--data-dir", str(DATA), "--output", str(tmp_path)]
     assert main(["demo", *options, *words]) == 0
     assert "AUROC MNIST" in capsys.readouterr().out

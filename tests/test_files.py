@@ -468,9 +468,7 @@ def assert_old(path: Path, content: bytes) -> None:
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
-@pytest.mark.parametrize(
-    "error", [OSError(28, "no space"), KeyboardInterrupt(), MemoryError()]
-)
+@pytest.mark.parametrize("error", [OSError(28, "no space"), KeyboardInterrupt(), MemoryError()])
 @pytest.mark.parametrize("where", ["write_tensors", "os.replace", "half of write_tensors"])
 def test_an_interrupted_save_leaves_the_old_file(
     error: BaseException, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -54,7 +54,7 @@ MAY_IMPORT: dict[str, str] = {
     "geometry": "+ensemble +files",
     "lowprecision": "+ensemble +files",
     "distributed": "+ensemble +files",
-    "tune": "+ensemble +files",
+    "scale_rank": "+ensemble +files",
     # the edges: they may import all of the above, and nobody but the command line imports them
     "demo": "*",
     "integrations": "*",

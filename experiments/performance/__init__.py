@@ -1,1 +1,2 @@
-"""What collecting, drawing and predicting cost, beside other libraries and beside the limit of the machine."""
+"""What collecting, drawing and predicting cost, beside other libraries and beside the limit of the "
+"machine."""

@@ -2,8 +2,9 @@
 
     python -m experiments.performance --only collect
 
-The limit is `torch.copy_` of as many bytes. A snapshot reads θ, θ₁, mean and squared deviations and writes mean,
-squared deviations and the row: 28 bytes a parameter. (24 without θ₁, which buys the accuracy of the last table.)
+The limit is `torch.copy_` of as many bytes. A snapshot reads θ, θ₁, mean and squared deviations and writes
+mean, squared deviations and the row: 28 bytes a parameter. (24 without θ₁, which buys the accuracy of the
+last table.)
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ def run(settings: Settings) -> Results:
         f"One snapshot, K = {rank}, ring full",
         names,
         limit=COPY,
-        note="Every figure of ours includes the test for NaN and infinity. torch-uncertainty is timed without the "
-        "16 models that it also draws at every snapshot. In brackets: times the copy.",
+        note="Every figure of ours includes the test for NaN and infinity. torch-uncertainty is timed without "
+        "the 16 models that it also draws at every snapshot. In brackets: times the copy.",
     )
     for name in names:
         _one(table, name, rank, settings, results.skipped)
@@ -113,7 +114,7 @@ def _accuracy(settings: Settings, skipped: list[str]) -> Table:
             collector.collect(model)
         table.add(OURS, "ours", column, _error(collector.sq_dev / collector.n_collected, exact))
         for rival, own in rivals(
-            lambda: _Weights(thetas[0]), 2, settings.swa_gaussian, skipped, only=("swa_gaussian",)
+            lambda start=thetas[0]: _Weights(start), 2, settings.swa_gaussian, skipped, only=("swa_gaussian",)
         ):
             for theta in thetas:
                 own.weight.data.copy_(theta)
@@ -164,7 +165,9 @@ def _goals(table: Table, accuracy: Table, names: list[str]) -> list[Goal]:
 def _speed(table: Table, names: list[str]) -> Iterator[Goal]:
     for name in (n for n in names if n in ("m3", "m4")):
         copies = table.ratio(OURS, COPY, name)
-        yield Goal.below("collect-copy", f"collect {name}, eager, against copy_ of its 28 bytes", copies, 1.25)
+        yield Goal.below(
+            "collect-copy", f"collect {name}, eager, against copy_ of its 28 bytes", copies, 1.25
+        )
         gain = table.ratio("swa_gaussian", OURS, name)
         yield Goal.above("collect-peer", f"collect {name}, against swa_gaussian", gain, 30)
     copies = table.ratio(OURS, COPY, "m2")

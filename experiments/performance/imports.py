@@ -1,6 +1,6 @@
 """The time `import swag` takes on top of `import torch`, and that of every public name's module besides.
 
-    python -m experiments.performance --only imports
+python -m experiments.performance --only imports
 """
 
 from __future__ import annotations
@@ -28,13 +28,16 @@ def run(settings: Settings) -> Results:
     """Each sample is a process of its own; the first is not counted: it writes the bytecode."""
     results = Results("imports", settings)
     samples = []
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")])}
-    for _ in range(settings.repeats + 1):
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")]),
+    }
+    for _ in range(settings.repeats + (not settings.smoke)):
         done = subprocess.run(
             [sys.executable, "-c", _CODE], capture_output=True, text=True, check=True, env=environment
         )
         samples.append([float(word) for word in done.stdout.split()])
-    medians = [statistics.median(column) for column in zip(*samples[1:], strict=True)]
+    medians = [statistics.median(column) for column in zip(*samples[-settings.repeats :], strict=True)]
     table = Table("Import time", ["seconds"], unit="", limit="import torch")
     for name, role, seconds in zip(
         ("import torch", "import swag, after it", "and every public name but Report"),

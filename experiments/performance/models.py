@@ -6,6 +6,7 @@ images, 11 M in 62. m4: GPT-like, 50 M in 148, its head tied to its embedding.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -88,7 +89,7 @@ class _GPT(nn.Module):
 def m1() -> nn.Module:
     sides = (784, 640, 512, 320, N_CLASSES)
     layers: list[nn.Module] = []
-    for n_in, n_out in zip(sides, sides[1:], strict=False):
+    for n_in, n_out in itertools.pairwise(sides):
         layers += [nn.Linear(n_in, n_out), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
@@ -116,7 +117,8 @@ def jitter_(model: nn.Module, generator: torch.Generator, size: float = 1e-3) ->
 
 
 def digits(n_rows: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Images (N, 3, 32, 32) and labels: scikit-learn's digits, enlarged, moved by up to 3 pixels, with noise."""
+    """Images (N, 3, 32, 32) and labels: scikit-learn's digits, enlarged, moved by up to 3 pixels, with "
+    "noise."""
     from sklearn.datasets import load_digits
 
     generator = torch.Generator().manual_seed(seed)

@@ -2,11 +2,11 @@
 
     python experiments/performance/peers.py --make .peers     about a minute; then ./run bench finds it
 
-The environment holds the torch that constraints.txt pins, what `swag` needs, and the peers. torchvision is left
-out, since its wheels replace torch or break: so torch-uncertainty and lightning-uq-box come without their
-dependencies, and what is loaded are their SWAG modules, not their packages' front doors. The SWAG paper's
-code has no package: say where a checkout lies with --swa-gaussian PATH or in $SWA_GAUSSIAN; gpytorch, which it
-imports, is taken at the last version that fits it.
+The environment holds the torch that constraints.txt pins, what `swag` needs, and the peers. torchvision is
+left out, since its wheels replace torch or break: so torch-uncertainty and lightning-uq-box come without
+their dependencies, and what is loaded are their SWAG modules, not their packages' front doors. The SWAG
+paper's code has no package: say where a checkout lies with --swa-gaussian PATH or in $SWA_GAUSSIAN;
+gpytorch, which it imports, is taken at the last version that fits it.
 """
 
 from __future__ import annotations
@@ -34,8 +34,12 @@ _BARE = ["gpytorch==1.8.1", "torch-uncertainty==0.13.0", "lightning-uq-box==0.2.
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--make", type=Path, metavar="DIR", help="make the environment there (usually .peers)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--make", type=Path, metavar="DIR", help="make the environment there (usually .peers)"
+    )
     arguments = parser.parse_args()
     if arguments.make is None:
         parser.print_help()

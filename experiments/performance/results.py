@@ -93,12 +93,16 @@ class Goal:
     @classmethod
     def below(cls, key: str, what: str, figure: float | None, most: float, unit: str = "×") -> Goal:
         """figure ≤ most."""
-        return cls(key, what, f"≤ {most:g}{unit}", shown(figure, unit), None if figure is None else figure <= most)
+        return cls(
+            key, what, f"≤ {most:g}{unit}", shown(figure, unit), None if figure is None else figure <= most
+        )
 
     @classmethod
     def above(cls, key: str, what: str, figure: float | None, least: float, unit: str = "×") -> Goal:
         """figure ≥ least."""
-        return cls(key, what, f"≥ {least:g}{unit}", shown(figure, unit), None if figure is None else figure >= least)
+        return cls(
+            key, what, f"≥ {least:g}{unit}", shown(figure, unit), None if figure is None else figure >= least
+        )
 
     @classmethod
     def stated(cls, key: str, what: str, figure: float | None, unit: str = "×") -> Goal:
@@ -172,4 +176,6 @@ def cpu_name() -> str:
         for key in ("model name", "cpu family", "model")
         if (match := re.search(rf"^{key}\s*: (.*)$", text, re.MULTILINE))
     }
-    return f"{found.get('model name', 'unknown')} (family {found.get('cpu family')}, model {found.get('model')})"
+    return (
+        f"{found.get('model name', 'unknown')} (family {found.get('cpu family')}, model {found.get('model')})"
+    )

@@ -30,7 +30,9 @@ class SwaGaussian:
 
     name = "swa_gaussian"
 
-    def __init__(self, model: nn.Module, make: Callable[[], nn.Module], rank: int, checkout: str | None) -> None:
+    def __init__(
+        self, model: nn.Module, make: Callable[[], nn.Module], rank: int, checkout: str | None
+    ) -> None:
         module = peers.swa_gaussian(checkout)
         self.utils = importlib.import_module("swa_gaussian.utils")
         self._model = model
@@ -47,9 +49,9 @@ class SwaGaussian:
         """One z₂ a tensor: another distribution than the paper's."""
         self.swag.sample(scale=0.5, cov=True, block=True)
 
-
     def average(self, loader: Any, test: Any, subset: float | None = None) -> Any:
-        """One sample of its model average: draw, batch norm over the loader where there is one, predictions."""
+        """One sample of its model average: draw, batch norm over the loader where there is one, "
+        "predictions."""
         with peers.cuda_is_here():
             self.swag.sample(scale=0.5, cov=True)
             if loader is not None:
@@ -101,7 +103,8 @@ def rivals(
     *,
     only: tuple[str, ...] = (),
 ) -> Iterator[tuple[Rival, nn.Module]]:
-    """Those that are here, each with a model of its own to follow; reasons for the others go into `skipped`."""
+    """Those that are here, each with a model of its own to follow; reasons for the others go into "
+    "`skipped`."""
     for kind in (SwaGaussian, TorchUncertainty, LightningUqBox):
         if only and kind.name not in only:
             continue

@@ -2,8 +2,8 @@
 
     python -m experiments.performance --only sample
 
-Two limits: reading what a sample is made of (K rows, mean and variance), once for all S, and writing the S samples
-(memory alone); and torch's own normal numbers in place, of which a sample needs one a parameter.
+Two limits: reading what a sample is made of (K rows, mean and variance), once for all S, and writing the S
+samples (memory alone); and torch's own normal numbers in place, of which a sample needs one a parameter.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def run(settings: Settings) -> Results:
         f"One sample of the weights, diagonal + rank {rank}; S samples drawn together",
         names,
         limit=READ_ONCE,
-        note=f"In brackets: times memory alone at S = {MANY}. Our numbers are counter-based: sample i of a seed is "
-        "the same however many are drawn. bfloat16 rows are on the scale of the float32 ones.",
+        note=f"In brackets: times memory alone at S = {MANY}. Our numbers are counter-based: sample i of a seed "
+        "is the same however many are drawn. bfloat16 rows are on the scale of the float32 ones.",
     )
     for name in names:
         _one(table, name, rank, settings, results.skipped)

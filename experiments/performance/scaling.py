@@ -27,7 +27,9 @@ def run(settings: Settings) -> Results:
     """One table a series; the slope is in its last column."""
     results = Results("scaling", settings)
     small = settings.quick
-    sizes = [2**k for k in ((10, 12) if settings.smoke else (16, 18, 20) if small else (16, 18, 20, 22, 24))]
+    sizes = [
+        2**k for k in ((10, 11, 12) if settings.smoke else (16, 18, 20) if small else (16, 18, 20, 22, 24))
+    ]
     ranks = [2, 4] if settings.smoke else [5, 10, 20, 40]
     counts = [2, 4] if settings.smoke else [4, 16, 64]
     rows = [32, 64] if settings.smoke else [128, 256, 512] if small else [256, 512, 1024, 2048]
@@ -48,9 +50,7 @@ def run(settings: Settings) -> Results:
 
 
 def _series(title: str, variable: str, values: list[int], make: _Make, settings: Settings) -> Table:
-    timings = interleaved(
-        {str(value): make(value) for value in values}, repeats=settings.repeats, seconds=12
-    )
+    timings = interleaved({str(value): make(value) for value in values}, repeats=settings.repeats, seconds=12)
     columns = [f"{variable} = {value:,}" for value in values]
     table = Table(title, [*columns, "slope"])
     for column, timing in zip(columns, timings.values(), strict=True):

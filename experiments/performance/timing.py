@@ -1,9 +1,10 @@
 """How everything here is timed: rows in turn in one process, medians, samples under contention rejected.
 
-Rows A, B, C of a table run as A B C A B C …, so that a machine that slows down slows all of them. A sample in
-which the calling thread was kept off its core for more than 5 % of the time (wall time against the thread's own
-CPU time) is rejected and taken again, up to three times as many samples as asked for. A row that still has too
-few keeps its least disturbed ones and is marked as contended; its figure is then an upper bound.
+Rows A, B, C of a table run as A B C A B C …, so that a machine that slows down slows all of them. A sample
+in which the calling thread was kept off its core for more than 5 % of the time (wall time against the
+thread's own CPU time) is rejected and taken again, up to three times as many samples as asked for. A row
+that still has too few keeps its least disturbed ones and is marked as contended; its figure is then an
+upper bound.
 """
 
 from __future__ import annotations
@@ -81,6 +82,12 @@ class _Samples:
         )
 
 
+def _seconds(row: Row) -> float:
+    started = time.perf_counter()
+    row.call()
+    return time.perf_counter() - started
+
+
 def interleaved(
     rows: Mapping[str, Row | Callable[[], Any]], *, repeats: int, seconds: float = 60.0
 ) -> dict[str, Timing]:
@@ -93,10 +100,9 @@ def interleaved(
     """
     samples = {name: _Samples(row if isinstance(row, Row) else Row(row)) for name, row in rows.items()}
     for own in samples.values():
-        own.row.call()  # caches, buffers and code are warm after this
-        once = time.perf_counter()
-        own.row.call()
-        once = time.perf_counter() - once
+        once = _seconds(own.row)  # caches, buffers and code are warm after this
+        if once < 1:
+            once = _seconds(own.row)
         own.calls = max(1, math.ceil(_SHORTEST / max(once, 1e-7)))
     started = time.perf_counter()
     collecting = gc.isenabled()

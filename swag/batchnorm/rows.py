@@ -90,12 +90,13 @@ class _Subset:
     def __init__(self, n_rows: int, seed: int) -> None:
         self._n_rows = n_rows
         self._generator = torch.Generator().manual_seed(seed)
-        self._keys = torch.empty(0, dtype=torch.float64)
+        self._keys = torch.empty(0, dtype=torch.float64, device="cpu")
         self.kept: list[Tensor] = []  # for each tensor of a batch, the rows that belong to the keys
 
     def take(self, tensors: list[Tensor], is_rows: list[bool], n: int) -> None:
         # In float64 two rows practically never have equal keys, however many there are.
-        keys = torch.cat([self._keys, torch.rand(n, generator=self._generator, dtype=torch.float64)])
+        drawn = torch.rand(n, generator=self._generator, dtype=torch.float64, device="cpu")
+        keys = torch.cat([self._keys, drawn])
         order = keys.argsort()[: self._n_rows].sort().values
         old, new = order[order < len(self._keys)], order[order >= len(self._keys)] - len(self._keys)
         first = not self.kept

@@ -59,7 +59,7 @@ def _shifted(pieces: Tensor, shift: Tensor, rows: int) -> tuple[Tensor, Tensor]:
     dims = 0 if pieces.ndim == 2 else (0, 2)
     along = shift if pieces.ndim == 2 else shift[:, None]
     step = max(1, _PIECE // max(pieces[:1].numel(), 1))
-    total = torch.zeros(shift.shape, dtype=torch.float64)
+    total = torch.zeros_like(shift, dtype=torch.float64)
     squares = torch.zeros_like(total)
     buffer = torch.empty_like(pieces[:step], memory_format=torch.contiguous_format)
     for start in range(0, len(pieces), step):

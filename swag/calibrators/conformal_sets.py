@@ -85,8 +85,8 @@ def cumulative_scores(p: torch.Tensor, uniforms: torch.Tensor, penalty: float, n
 def uniforms_for(p: torch.Tensor, seed: int | None) -> torch.Tensor:
     """(N, 1) float64 in (0, 1]: ones without a seed, else a hash of the seed and of the row's own bits.
 
-    A function of the row keeps the guarantee, since scores stay exchangeable, and makes a row's set independent of
-    the batch it comes in and of its place there.
+    A function of the row keeps the guarantee, since scores stay exchangeable, and makes a row's set
+    independent of the batch it comes in and of its place there.
     """
     if seed is None:
         return p.new_ones(len(p), 1)
@@ -97,7 +97,7 @@ def uniforms_for(p: torch.Tensor, seed: int | None) -> torch.Tensor:
 
 
 def mixed(x: torch.Tensor) -> torch.Tensor:
-    """The finaliser of splitmix64: every bit of the result depends on every bit of x (Steele et al., 2014)."""
+    """splitmix64's finaliser: every bit of the result depends on every bit of x (Steele et al., 2014)."""
     x = (x ^ ((x >> 30) & (2**34 - 1))) * MIX_1
     x = (x ^ ((x >> 27) & (2**37 - 1))) * MIX_2
     return x ^ ((x >> 31) & (2**33 - 1))

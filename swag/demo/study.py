@@ -110,9 +110,8 @@ def train_collectors(
         )
 
     def validation_nll(collector: swag.Collector) -> float:
-        return _validation_nll(
-            swag.Ensemble(model, collector.swa(), n_samples=1, bn_loader=task.bn_loader), task
-        )
+        swa = swag.Ensemble(model, collector.swa(), 1, bn_loader=task.bn_loader, seed=settings.seed)
+        return _validation_nll(swa, task)
 
     first, chosen = tuned(fit, validation_nll)
     collectors = [first, *(fit(chosen, member) for member in range(1, settings.members))]

@@ -30,8 +30,13 @@ def bin_index(values: torch.Tensor, n_bins: int) -> torch.Tensor:
     Returns:
         int64 of the same shape, 0..B−1.
     """
-    inner = torch.tensor(bin_edges(n_bins)[1:-1], dtype=torch.float64).to(values)
-    return torch.bucketize(values, inner)
+    if values.dtype != torch.float32:
+        return torch.bucketize(values, torch.tensor(bin_edges(n_bins)[1:-1], dtype=torch.float64).to(values))
+    # Faster than a search: in float64 B · value is exact, so rounding up gives the bin between the edges k/B.
+    # The float32 edge lies above k/B for some k, and only a value on that very edge is then one bin too high.
+    index = values.double().mul_(n_bins).ceil_().sub_(1)
+    on_edge = (index / n_bins).float() == values
+    return index.sub_(on_edge.double()).clamp_min_(0).long()
 
 
 @dataclass(frozen=True)

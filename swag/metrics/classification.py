@@ -141,9 +141,9 @@ def brier(probs: Values, labels: Values) -> float:
     """
     total, n = 0.0, 0
     for rows in sweep(probs, labels, Need.SQUARES):
-        total += float(rows.brier.sum())
-        n += len(rows.brier)
-    return total / n
+        total += rows.brier_sum
+        n += len(rows.p_true)
+    return max(0.0, total / n)
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def row_scores(probs: Values, labels: Values) -> RowScores:
     """
     blocks = [
         (rows.confidence, rows.correct, rows.nll.double(), rows.brier)
-        for rows in sweep(probs, labels, Need.TOP | Need.SQUARES)
+        for rows in sweep(probs, labels, Need.TOP)
     ]
     confidence, correct, nlls, briers = (torch.cat(parts) for parts in zip(*blocks, strict=True))
     return RowScores(confidence, correct, nlls, briers)

@@ -87,9 +87,9 @@ class StreamingClassification:
             InputError: shapes, dtypes or labels are wrong, or a row is not a distribution.
         """
         piece = StreamingClassification(self.n_bins)
-        for rows in sweep(probs, labels, Need.TOP | Need.SQUARES):
+        for rows in sweep(probs, labels, Need.TOP):
             piece._bins.add(rows.confidence, rows.correct)
-            piece._brier_sum += rows.brier.sum().cpu()
+            piece._brier_sum += rows.brier_sum
             nll = rows.nll.sum(dtype=torch.float64).cpu()
             if math.isinf(nll):
                 possible = rows.p_true > 0
@@ -128,7 +128,7 @@ class StreamingClassification:
             accuracy=int(self._bins.correct.sum()) / n,
             nll=math.inf if self._n_impossible else float(self._nll_sum) / n,
             n_impossible=self._n_impossible,
-            brier=float(self._brier_sum) / n,
+            brier=max(0.0, float(self._brier_sum) / n),
             ece=curve.ece,
             mce=curve.mce,
             rmsce=curve.rmsce,

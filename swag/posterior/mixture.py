@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import reduce
 from typing import final
 
 import torch
@@ -114,12 +115,12 @@ class Mixture:
         seed, *own = split_seeds(take_seed(generator), 1 + len(self.posteriors))
         chosen = self.components(n_samples, seed=seed)
         first = self.posteriors[0].mean
-        theta = torch.empty(n_samples, first.numel(), dtype=first.dtype, device=first.device)
+        theta = torch.empty(n_samples, first.numel(), dtype=self._dtype, device=first.device)
         for m, posterior in enumerate(self.posteriors):
             at = (chosen == m).nonzero().flatten()
             if len(at):
                 drawn = posterior.sample(len(at), generator=torch.Generator().manual_seed(own[m]))
-                theta[at.to(theta.device)] = drawn.to(theta.device)
+                theta[at.to(theta.device)] = drawn.to(theta)
         return theta, chosen
 
     def sample_one(self, index: int, *, generator: torch.Generator | None = None) -> Tensor:
@@ -131,8 +132,10 @@ class Mixture:
         count = int((chosen == m).sum())
         posterior, source = self.posteriors[m], torch.Generator().manual_seed(own[m])
         if hasattr(posterior, "sample_one"):
-            return posterior.sample_one(count - 1, generator=source)
-        return posterior.sample(count, generator=source)[-1]
+            drawn = posterior.sample_one(count - 1, generator=source)
+        else:
+            drawn = posterior.sample(count, generator=source)[-1]
+        return drawn.to(device=self.posteriors[0].mean.device, dtype=self._dtype)
 
     def diagnose(self) -> Diagnosis:
         """The components' diagnoses, and the share of the variance that lies between them.
@@ -166,6 +169,11 @@ class Mixture:
             terms.append(log_prob + math.log(weight))
         return torch.stack(terms).logsumexp(0)
 
+    @property
+    def _dtype(self) -> torch.dtype:
+        """The widest of the components' dtypes."""
+        return reduce(torch.promote_types, (posterior.mean.dtype for posterior in self.posteriors))
+
     def _weighted(self) -> list[tuple[float, Posterior]]:
         return list(zip(self.weights.tolist(), self.posteriors, strict=True))
 
@@ -191,7 +199,7 @@ def _check_same(first: Posterior, other: Posterior, index: int) -> None:
 def _checked_weights(weights: Sequence[float] | Tensor | None, n: int) -> Tensor:
     if weights is None:
         return torch.full((n,), 1.0 / n, dtype=torch.float64, device="cpu")
-    checked = torch.as_tensor(weights, dtype=torch.float64).detach().cpu()
+    checked = torch.as_tensor(weights, dtype=torch.float64, device="cpu").detach()
     if checked.shape != (n,):
         raise InputError(
             f"weights: got shape {tuple(checked.shape)} for {n} posteriors; pass one weight each"

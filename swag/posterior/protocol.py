@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from numbers import Integral
+from typing import Protocol, SupportsFloat, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -37,12 +38,12 @@ class Posterior(Protocol):
 
 
 def check_n_samples(n_samples: int) -> None:
-    if isinstance(n_samples, bool) or not isinstance(n_samples, int) or n_samples < 1:
+    if isinstance(n_samples, bool) or not isinstance(n_samples, int | Integral) or n_samples < 1:
         raise InputError(f"n_samples: got {n_samples!r}; pass an integer of at least 1")
 
 
 def check_scale(scale: float) -> None:
-    if not 0 <= scale < float("inf"):
+    if not isinstance(scale, SupportsFloat) or not 0 <= scale < float("inf"):
         raise InputError(f"scale: got {scale!r}; it multiplies the covariance: pass a finite number ≥ 0")
 
 
@@ -74,6 +75,10 @@ def check_finite(name: str, value: Tensor, layout: Layout | None) -> None:
 
 
 def check_layout(layout: Layout | None, size: int) -> None:
+    if layout is not None and not isinstance(layout, Layout):
+        raise InputError(
+            f"layout: got a {type(layout).__name__}; pass collector.layout or swag.Layout.of(model)"
+        )
     if layout is not None and layout.size != size:
         raise InputError(f"layout: describes D={layout.size} weights, the posterior has D={size}")
 

@@ -14,7 +14,7 @@ from swag.errors import InputError, StateError
 
 
 @final
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class CategoricalPredictive:
     r"""p̄(c|x) = (1/S) Σ_s softmax(logits_s(x))_c for N inputs and C classes.
 
@@ -40,6 +40,7 @@ class CategoricalPredictive:
     @classmethod
     def from_logits(cls, logits: Tensor, *, keep_members: bool = False) -> CategoricalPredictive:
         """The predictive of one model, logits (N, C), or of S members, logits (S, N, C)."""
+        logits = torch.as_tensor(logits)
         accumulator = CategoricalAccumulator(keep_members=keep_members)
         for member in logits if logits.ndim == 3 else logits[None]:
             accumulator.update(member)

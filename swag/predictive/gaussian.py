@@ -32,6 +32,7 @@ class GaussianPredictive:
     """
 
     def __init__(self, member_means: Tensor, member_variances: Tensor) -> None:
+        member_means, member_variances = torch.as_tensor(member_means), torch.as_tensor(member_variances)
         accumulator = GaussianAccumulator()
         if member_means.ndim != 2 or member_means.shape != member_variances.shape or not len(member_means):
             raise InputError(
