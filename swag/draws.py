@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, SupportsFloat, final
 
 from torch import nn
 
@@ -86,7 +86,7 @@ class Stopping:
     most: int
 
     def __post_init__(self) -> None:
-        if not 0 < self.tolerance < 1:
+        if not isinstance(self.tolerance, SupportsFloat) or not 0 < self.tolerance < 1:
             raise InputError(
                 f"tolerance: got {self.tolerance!r}; pass a number between 0 and 1, such as 0.005"
             )
@@ -94,8 +94,13 @@ class Stopping:
             raise InputError(f"max_samples: got {self.most}; pass {PILOT} or more")
 
     def needed(self, pilot: Predictive) -> int:
-        """S, from what a pilot predicted."""
+        """S, from what a pilot predicted; InputError where that has no error (no rows, NaN)."""
         error = pilot.monte_carlo_error
+        if not math.isfinite(error):
+            raise InputError(
+                f"batch: its {pilot.n_rows} rows give no Monte-Carlo error ({error}), by which "
+                'n_samples="auto" goes; pass a first batch with rows and finite outputs, or a number'
+            )
         wanted = math.ceil(pilot.n_samples * (error / self.tolerance) ** 2)
         if wanted > self.most:
             expected = error * math.sqrt(pilot.n_samples / self.most)

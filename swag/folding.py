@@ -12,18 +12,22 @@ from typing import Any, final
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+# What an operation gives that only asks about a tensor: its shape, dtype, device, ….
+_ABOUT = (bool, int, str, torch.Size, torch.dtype, torch.device, torch.layout)
 
 
 @final
 class Folding:
     """The layer pairs of a module in eval mode that can be one, found by watching a forward pass.
 
-    A pair is a convolution whose output object is the input of a batch-norm layer, each
-    of exactly these classes, run once, without hooks or parametrizations. Whether the output is used
-    elsewhere too cannot be seen this way: compare the folded module's output with the plain one's.
+    A pair is a convolution whose output goes into a batch-norm layer and no other operation, each of
+    exactly these classes, run once, without hooks or parametrizations. What one pass does not show stays
+    unseen (control flow that depends on values): compare the folded module's output with the plain one's.
 
     Args:
         module: in eval mode.
@@ -90,19 +94,39 @@ def _identity(x: Tensor) -> Tensor:
     return x
 
 
+class _Uses(TorchFunctionMode):
+    """Counts the operations that take each of some tensors; to ask for a shape or the like is none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of: dict[int, int] = {}  # by the tensor's id
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if not isinstance(result, _ABOUT):
+            for value in {id(leaf) for leaf in tree_leaves((args, kwargs))} & self.of.keys():
+                self.of[value] += 1
+        return result
+
+
 def _find_pairs(module: nn.Module, run: Callable[[], Any]) -> list[tuple[Any, Any]]:
     produced: dict[int, tuple[nn.Module, Tensor]] = {}  # by the output's id; the tensor keeps the id taken
-    followed: list[tuple[nn.Module, nn.Module]] = []
+    followed: list[tuple[nn.Module, nn.Module, int]] = []
+    uses = _Uses()
     runs: dict[nn.Module, int] = {}
 
     def after(layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         runs[layer] = runs.get(layer, 0) + 1
         produced[id(output)] = (layer, output)
+        uses.of[id(output)] = 0
 
     def before(norm: nn.Module, args: tuple[Any, ...]) -> None:
         runs[norm] = runs.get(norm, 0) + 1
         if args and id(args[0]) in produced:
-            followed.append((produced[id(args[0])][0], norm))
+            followed.append((produced[id(args[0])][0], norm, id(args[0])))
 
     handles = []
     for layer in module.modules():
@@ -111,7 +135,7 @@ def _find_pairs(module: nn.Module, run: Callable[[], Any]) -> list[tuple[Any, An
         elif type(layer) in _NORMS and _is_plain(layer) and layer.running_mean is not None:
             handles.append(layer.register_forward_pre_hook(before))
     try:
-        with torch.no_grad():
+        with torch.no_grad(), uses:
             run()
     finally:
         for handle in handles:
@@ -119,8 +143,8 @@ def _find_pairs(module: nn.Module, run: Callable[[], Any]) -> list[tuple[Any, An
     owners = Counter(id(p) for m in module.modules() for p in m._parameters.values() if p is not None)
     return [
         (convolution, norm)
-        for convolution, norm in followed
-        if runs[convolution] == runs[norm] == 1 and owners[id(convolution.weight)] == 1
+        for convolution, norm, output in followed
+        if runs[convolution] == runs[norm] == uses.of[output] == 1 and owners[id(convolution.weight)] == 1
     ]
 
 

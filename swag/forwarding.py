@@ -143,6 +143,8 @@ class Forwarding:
             self.members.load_(0)
             with torch.no_grad():
                 plain = as_tensor(self._forward(module, batch))
+                if plain.numel() == 0:  # says nothing
+                    return
                 self._relaid = True
                 agrees = False
                 try:
@@ -154,11 +156,10 @@ class Forwarding:
     def _try_folding(self, batch: Any) -> None:
         if self._folding_tried or not self._is_fast_loop():
             return
-        if may_fold(self.members.module):
-            self._folding = self._folded(batch)
-        self._folding_tried = True
+        self._folding_tried = not may_fold(self.members.module) or self._decide_folding(batch)
 
-    def _folded(self, batch: Any) -> Folding | None:
+    def _decide_folding(self, batch: Any) -> bool:
+        """Whether the batch had rows to decide by."""
         module = self.members.module
         self.members.load_(0)
         plain: list[Tensor] = []
@@ -167,11 +168,14 @@ class Forwarding:
             lambda: plain.append(as_tensor(self._forward(module, batch))),
             self.members.layout.tensors(module),
         )
-        if len(folding) == 0:
-            return None
-        with folding.active():
-            folding.fold_()
-            return folding if self._agrees(batch, plain[0], "folding batch norm") else None
+        if plain[0].numel() == 0:
+            return False
+        if len(folding) > 0:
+            with folding.active():
+                folding.fold_()
+                agrees = self._agrees(batch, plain[0], "folding batch norm")
+            self._folding = folding if agrees else None
+        return True
 
     def _agrees(self, batch: Any, plain: Tensor, what: str) -> bool:
         try:

@@ -3,10 +3,9 @@
 With x_i = θ_i − θ₁ (the shift keeps float32 exact where weights move little beside their size) and the
 running mean m_n of the x_i, Welford's update is
 
-    δ   = x_n − m_{n−1}
-    m_n = m_{n−1} + δ/n
-    r_n = δ·(n−1)/n              (= θ_n − θ̄_n, the deviation after including θ_n)
-    M_n = M_{n−1} + r_n²·n/(n−1) (= M_{n−1} + δ·r_n)
+    m_n = m_{n−1} + (x_n − m_{n−1})/n
+    r_n = x_n − m_n              (= θ_n − θ̄_n, the deviation after including θ_n)
+    M_n = M_{n−1} + r_n²·n/(n−1)
 
 so that θ̄ = θ₁ + m_n and Σ_diag = M_n/n. Source: Welford (1962); Chan, Golub, LeVeque (1983) for the shift.
 """
@@ -38,9 +37,8 @@ def accumulate_(
         n: snapshots including this one, at least 2.
     """
     torch.sub(x, origin, out=deviation)
+    offset_mean.lerp_(deviation, 1.0 / n)
     deviation.sub_(offset_mean)
-    offset_mean.add_(deviation, alpha=1.0 / n)
-    deviation.mul_((n - 1) / n)
     sq_dev.addcmul_(deviation, deviation, value=n / (n - 1))
 
 

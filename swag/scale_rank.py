@@ -233,7 +233,7 @@ def _row_nll(predictive: Any, y: Tensor) -> Tensor:
         log_probs = predictive.log_probs
         if y.shape != log_probs.shape[:1] or y.is_floating_point():
             raise InputError(
-                f"labels: got {tuple(y.shape)} {y.dtype}, expected {len(log_probs)} class indices; pass labels="
+                f"labels: {tuple(y.shape)} {y.dtype}, expected {len(log_probs)} class indices; see labels="
             )
         if y.numel() and not 0 <= int(y.min()) <= int(y.max()) < log_probs.shape[1]:
             raise InputError(

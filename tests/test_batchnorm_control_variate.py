@@ -629,6 +629,21 @@ def test_constant_channels_stay_finite(fresh: bool) -> None:
     assert probs.isfinite().all()
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_channel_that_only_a_sample_has_constant_has_no_negative_variance(seed: int) -> None:
+    """Where the subset overstates the mean weights' variance, r·(v* + ε) − ε is below zero at v = 0."""
+    model = net()
+    layout = Layout.of(model)
+    mean = layout.flatten(model)
+    with torch.no_grad():
+        model[0].weight.zero_()
+    posterior = Given(layout.flatten(model)[None], mean, layout)
+    policy = swag.ControlVariateBatchNorm(rows=4, seed=seed)
+    ensemble = swag.Ensemble(model, posterior, 1, bn_loader=training_batches(), batchnorm=policy)
+    variance = statistics(ensemble)["1.running_var"]
+    assert (variance >= 0).all() and (variance < 1e-3).all()
+
+
 # --- bad input, and the user's model ---------------------------------------------------------------------
 
 

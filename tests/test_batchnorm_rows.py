@@ -75,6 +75,15 @@ def test_a_seed_repeats_its_subsets_and_leaves_the_global_generator_alone() -> N
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_neighbouring_seeds_have_no_subset_in_common() -> None:
+    subsets = [
+        tuple(subset.tolist())
+        for seed in range(5)
+        for subset in drawn(rows_of([99]), 9, n_subsets=5, seed=seed)
+    ]
+    assert len(set(subsets)) == len(subsets)
+
+
 def test_the_first_subsets_do_not_depend_on_how_many_there_are() -> None:
     few, many = (drawn(rows_of([50, 50]), 10, n_subsets=n) for n in (2, 7))
     assert all(torch.equal(a, b) for a, b in zip(few, many, strict=False))

@@ -176,7 +176,7 @@ def test_rows_on_disk_and_in_bfloat16(dtype: torch.dtype, tmp_path: Path) -> Non
 
 
 def test_a_folder_that_cannot_take_the_rows(tmp_path: Path) -> None:
-    with pytest.raises(swag.FileError, match="deviation_folder: .*missing cannot take"):
+    with pytest.raises(swag.FileError, match=r"deviation_folder: .*missing cannot take"):
         swag.Collector(plain(), 3, deviation_folder=tmp_path / "missing").collect(plain())
 
 
@@ -254,7 +254,7 @@ def test_key(tmp_path: Path) -> None:
     with pytest.raises(swag.FileError, match=r"no weights by name under key 'none'"):
         swag.fit_checkpoints(path, key="none")
     save_model(model, tmp_path / "file.safetensors")
-    with pytest.raises(swag.InputError, match="key: .*file.safetensors is a safetensors file"):
+    with pytest.raises(swag.InputError, match=r"key: .*file.safetensors is a safetensors file"):
         swag.fit_checkpoints(tmp_path / "file.safetensors", key="model")
 
 
@@ -310,7 +310,7 @@ def test_paths_that_lead_nowhere(tmp_path: Path) -> None:
 
 
 def test_memory_is_that_of_the_collector(tmp_path: Path) -> None:
-    """Eight checkpoints of 32 MB are fitted in 6 × 32 MB and little more: a process of its own measures it."""
+    """Eight checkpoints of 32 MB are fitted in 6 × 32 MB and little more, by a process of its own."""
     import subprocess
     import sys
 
@@ -329,5 +329,5 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, before)
     assert done.returncode == 0, done.stderr
     more = int(done.stdout.split()[0]) * 1024
     model = 4 * 8_000_000
-    # The first fit has touched 3 vectors and one row; the second two rows more, with its own temporaries freed.
+    # The first fit has touched 3 vectors and one row; the second touches two rows more.
     assert more < 4 * model

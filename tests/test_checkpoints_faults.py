@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -81,12 +82,12 @@ def test_layouts_are_compared_before_anything_is_read(
 ) -> None:
     changed(run[3], lambda s: s.pop("0.bias"))
     monkeypatch.setattr(swag.Collector, "collect_pieces", lambda *_: pytest.fail("read too early"))
-    with pytest.raises(swag.FileError, match="has no tensor '0.bias'"):
+    with pytest.raises(swag.FileError, match=r"has no tensor '0.bias'"):
         swag.fit_checkpoints(run)
 
 
 def test_another_model(run: list[Path]) -> None:
-    with pytest.raises(swag.FileError, match=r"epoch0\.\w+: tensor '0.weight' has shape \(4, 8\), expected \(6, 8\)"):
+    with pytest.raises(swag.FileError, match=r"epoch0\.\w+: tensor '0.weight' has shape \(4, 8\), expected"):
         swag.fit_checkpoints(run, model=batchnorm_1d())
 
 
@@ -136,6 +137,17 @@ def test_code_in_a_pickle_never_runs(suffix: str, how: str, tmp_path: Path) -> N
     assert not crater.exists()
     pickle.loads(pickle.dumps(Bomb(crater)))
     assert crater.exists()  # it would have gone off
+
+
+def test_an_archive_that_grows_when_it_is_read(tmp_path: Path) -> None:
+    path, bomb = tmp_path / "file.pt", tmp_path / "bomb.pt"
+    torch.save({"a": torch.zeros(1_000_000)}, path)
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    assert bomb.stat().st_size < 20_000
+    with pytest.raises(swag.FileError, match="is compressed; torch.save writes none"):
+        swag.fit_checkpoints(bomb)
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def test_the_fast_ways_are_taken_where_they_can_be_and_dropped_where_not() -> No
 
     assert taken(Residual) == (True, 2)
     assert taken(Viewing) == (False, 2)
-    assert taken(UsedTwice) == (True, 0)
+    assert taken(UsedTwice) == (True, 1)  # the second pair, whose output is used once
 
 
 def test_frozen_convolutions_are_folded_anew_for_each_member() -> None:

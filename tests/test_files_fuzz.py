@@ -1,4 +1,4 @@
-"""Files that were damaged in any way: a correct load or an error of ours; no crash, no hang, no runaway memory."""
+"""Files damaged in any way: a correct load or an error of ours; no crash, no hang, no runaway memory."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ CASES |= {kind: (make_checkpoint, load_checkpoint, ".pt") for kind in ("pt", "ol
 
 
 def mutated(content: bytes, chance: random.Random) -> bytes:
-    """A few bytes flipped, set, cut, doubled or exchanged; often in the first or last part, where headers lie."""
+    """A few bytes flipped, set, cut, doubled or exchanged; often where headers lie."""
     data = bytearray(content)
     for _ in range(chance.choice([1, 1, 1, 2, 5])):
         if not data:

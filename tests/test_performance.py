@@ -9,7 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments.performance import collect, imports, memory, models, predict, sample, scaling, tables
+from experiments.performance import (
+    collect,
+    imports,
+    memory,
+    metrics,
+    models,
+    predict,
+    sample,
+    scaling,
+    tables,
+)
 from experiments.performance.__main__ import available, main
 from experiments.performance.results import Goal, Results, Settings, Table
 from experiments.performance.timing import Row, interleaved
@@ -17,7 +27,7 @@ from experiments.performance.timing import Row, interleaved
 SMOKE = Settings.of("smoke")
 
 
-@pytest.mark.parametrize("benchmark", [collect, sample, predict, memory, scaling, imports])
+@pytest.mark.parametrize("benchmark", [collect, sample, predict, memory, scaling, imports, metrics])
 def test_a_smallest_run_gives_whole_tables(benchmark, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.delenv("SWA_GAUSSIAN", raising=False)
     path = benchmark.run(SMOKE).write(tmp_path)
@@ -126,6 +136,6 @@ def test_the_slope_of_a_power() -> None:
 def test_the_command_refuses_what_it_does_not_know(tmp_path: Path, capsys) -> None:
     assert main(["--only", "nonsense"]) == 2
     assert "nonsense" in capsys.readouterr().err
-    assert main(["--out", str(tmp_path / "missing")]) == 2
+    assert main(["--out", str(tmp_path / "missing" / "folder")]) == 2
     assert "missing" in capsys.readouterr().err
     assert {"collect", "sample", "predict", "memory", "scaling", "imports"} <= set(available())

@@ -16,32 +16,36 @@ import importlib.util
 import os
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 from .peers import ROOT, WHERE, python_of
 
-BENCHMARKS = ("collect", "sample", "predict", "memory", "scaling", "imports", "metrics", "files")
+BENCHMARKS = ("collect", "sample", "predict", "memory", "scaling", "imports", "metrics", "storage")
 HERE = Path(__file__).resolve().parent
 
 
 def main(words: Sequence[str] | None = None) -> int:
     arguments = _arguments(words)
     if arguments.docs:
-        from .docs import PAGE, page
-        from .docs import read as read_results
+        from . import docs
 
-        PAGE.write_text(page(read_results(arguments.out or HERE / "results")), encoding="utf-8")
-        print(f"{PAGE} is written")
+        folder = arguments.out or HERE / "results"
+        docs.PAGE.write_text(docs.page(docs.read(folder), docs.read_large(folder)), encoding="utf-8")
+        print(f"{docs.PAGE} is written")
         return 0
     chosen = arguments.only.split(",") if arguments.only else available()
     unknown = [name for name in chosen if name not in available()]
     if unknown:
         print(f"--only: no benchmark {unknown[0]!r}; there are {', '.join(available())}", file=sys.stderr)
         return 2
-    if arguments.out is not None and not arguments.out.is_dir():
-        print(f"--out: {arguments.out} is no folder; make it first", file=sys.stderr)
-        return 2
+    if arguments.out is not None:
+        try:
+            arguments.out.mkdir(exist_ok=True)
+        except OSError as error:
+            print(f"--out: {arguments.out} cannot be made ({error.strerror})", file=sys.stderr)
+            return 2
     _change_environment(arguments, sys.argv[1:] if words is None else words)
     return _run(arguments, chosen)
 
@@ -103,10 +107,16 @@ def _run(arguments: argparse.Namespace, chosen: Sequence[str]) -> int:
     size = "quick" if arguments.quick else "full"
     settings = Settings.of(size, seed=arguments.seed, swa_gaussian=arguments.swa_gaussian)
     print(f"{cpu_name()}; {torch.get_num_threads()} threads; torch {torch.__version__}\n", flush=True)
-    goals, skipped = [], []
+    goals, skipped, failed = [], [], []
     for name in chosen:
         started = time.perf_counter()
-        results = importlib.import_module(f"experiments.performance.{name}").run(settings)
+        print(f"{name} …", file=sys.stderr, flush=True)
+        try:
+            results = importlib.import_module(f"experiments.performance.{name}").run(settings)
+        except Exception:  # the others are worth having all the same
+            traceback.print_exc()
+            failed.append(name)
+            continue
         results.seconds = time.perf_counter() - started
         found = results.to_dict()
         print(f"## {name} ({results.seconds:.0f} s)\n")
@@ -124,7 +134,9 @@ def _run(arguments: argparse.Namespace, chosen: Sequence[str]) -> int:
     print(tables.goals(goals))
     for reason in skipped:
         print(f"\nskipped: {reason}")
-    return 0
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def run(settings: Settings) -> Results:
         f"One snapshot, K = {rank}, ring full",
         names,
         limit=COPY,
-        note="Every figure of ours includes the test for NaN and infinity. torch-uncertainty is timed without "
+        note="Every figure of ours includes the test for NaN and infinity. torch-uncertainty runs without "
         "the 16 models that it also draws at every snapshot. In brackets: times the copy.",
     )
     for name in names:

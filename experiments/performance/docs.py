@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from . import tables
+from . import files, tables
 from .peers import ROOT
 
 PAGE = ROOT / "docs" / "performance.md"
@@ -21,7 +21,7 @@ SECTIONS = {
     "scaling": "How cost grows",
     "imports": "Importing",
     "metrics": "Scores",
-    "files": "Files",
+    "storage": "Files",
 }
 
 # Why a goal is missed, by its key.
@@ -66,8 +66,14 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def page(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """The whole page as Markdown."""
+def read_large(folder: Path) -> dict[str, Any] | None:
+    """What `files.py` wrote, where it did."""
+    path = folder / "files.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def page(results: Mapping[str, Mapping[str, Any]], large: Mapping[str, Any] | None = None) -> str:
+    """The whole page as Markdown; `large` is from `read_large`."""
     parts = [_OPENING.strip()]
     goals = [goal for found in results.values() for goal in found["goals"]]
     if goals:
@@ -83,6 +89,8 @@ def page(results: Mapping[str, Mapping[str, Any]]) -> str:
             parts.append(f"\\* Measured under contention, so too high: {', '.join(disturbed)}.")
         if found["skipped"]:
             parts.append("Skipped: " + "; ".join(found["skipped"]) + ".")
+    if large is not None:
+        parts += ["### Files of a large model", "By `files.py`.", files.table(dict(large))]
     parts += ["## Measured on", _machine(results), _CLOSING.strip()]
     return "\n\n".join(parts) + "\n"
 

@@ -38,7 +38,7 @@ def run(settings: Settings) -> Results:
         f"One sample of the weights, diagonal + rank {rank}; S samples drawn together",
         names,
         limit=READ_ONCE,
-        note=f"In brackets: times memory alone at S = {MANY}. Our numbers are counter-based: sample i of a seed "
+        note=f"In brackets: times memory alone at S = {MANY}. Ours are counter-based: sample i of a seed "
         "is the same however many are drawn. bfloat16 rows are on the scale of the float32 ones.",
     )
     for name in names:

@@ -69,7 +69,8 @@ def slope(xs: list[int], ys: list[float]) -> float:
 
 def _collected(size: int, rank: int) -> tuple[nn.Module, swag.Collector]:
     torch.manual_seed(0)
-    model = nn.Linear(size // 256, 256, bias=False) if size >= 512 else nn.Linear(size, 1, bias=False)
+    # One column more than a power of two: rows a power of two apart would fall into the same cache sets.
+    model = nn.Linear(size // 256 + 1, 256, bias=False)
     collector = swag.Collector(model, rank=rank)
     _fill(lambda: collector.collect(model), model, rank, 0)
     return model, collector

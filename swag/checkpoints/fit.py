@@ -139,8 +139,8 @@ def _checked(
                 more = [name for name in names_in(checkpoint) if name not in allowed]
                 if more:
                     raise FileError(
-                        f"{path}: has the tensor '{more[0]}', which {paths[0]} lacks; the checkpoints must be "
-                        "of one architecture"
+                        f"{path}: has the tensor '{more[0]}', which {paths[0]} lacks; the checkpoints must "
+                        "be of one architecture"
                     )
             n_bytes += sum(
                 (entry.stop - entry.start) * checkpoint.tensors[own[entry.name]].dtype.itemsize

@@ -104,8 +104,8 @@ def match(
         own = _own(entry.name, prefix, present, aliases or {})
         if own is None:
             raise FileError(
-                f"{checkpoint.path}: has no tensor '{entry.name}' (but {', '.join(list(present)[:3])}, …); the "
-                "checkpoints and the model must be of one architecture"
+                f"{checkpoint.path}: has no tensor '{entry.name}' (but {', '.join(list(present)[:3])}, …); "
+                "the checkpoints and the model must be of one architecture"
             )
         info = checkpoint.tensors[own]
         if info.shape != entry.shape:

@@ -46,6 +46,8 @@ def load_pickled(path: Path) -> Any:
     """
     try:
         mapped = zipfile.is_zipfile(path)  # the older format can only be read into memory
+        if mapped:
+            _check_archive(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
@@ -54,12 +56,24 @@ def load_pickled(path: Path) -> Any:
             f"{path}: is damaged, or holds something else than tensors and plain data "
             f"({_first_line(error)}); it was not executed: save model.state_dict() alone"
         ) from error
+    except FileError:
+        raise
     # A damaged file can make torch raise almost anything.
     except Exception as error:
         raise FileError(
             f"{path}: not a whole file from torch.save ({type(error).__name__}: {_first_line(error)}); copy "
             "or write it again"
         ) from error
+
+
+def _check_archive(path: Path) -> None:
+    """Refuses an archive that would grow when it is read: torch.save never compresses."""
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > path.stat().st_size:
+                raise FileError(
+                    f"{path}: its part {entry.filename!r:.80} is compressed; torch.save writes none"
+                )
 
 
 def state_in(document: Any, key: str | None, path: Path) -> dict[str, Any]:

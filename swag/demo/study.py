@@ -163,7 +163,7 @@ def score(
                     figures[method].setdefault(metric, []).append(estimate.value)
     results = report(0, n_bootstrap=1000).results
     return swag.Report.from_results(
-        dataclasses.replace(results, notes=(*notes(results.metrics, figures), *results.notes))
+        dataclasses.replace(results, notes=(*notes(results, figures), *results.notes))
     ), figures
 
 
@@ -197,7 +197,8 @@ def _seed(settings: Settings, member: int) -> int:
 def _provenance(task: Task, weight_decays: dict[str, float], settings: Settings) -> dict[str, str]:
     return {
         "data": f"{task.description}: {len(task.train):,} for training, {len(task.validation):,} for "
-        f"validation, {len(task.test):,} for testing; out of distribution: {len(task.ood):,} {task.ood_name}",
+        f"validation, {len(task.test):,} for testing; out of distribution: {len(task.ood):,} images "
+        f"({task.ood_name})",
         "seed": str(settings.seed),
         "members": str(settings.members),
         "epochs": str(settings.epochs),

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from swag.demo.settings import Settings
-from swag.report import Metric, Report
+from swag.report import Metric, Report, Results
 
 Figures = dict[str, dict[str, list[float]]]
 
@@ -53,19 +53,24 @@ def page(report: Report, figures: Figures, weight_decays: Mapping[str, float], w
         parts += [
             f"Mean ± standard deviation over {members} members (ensembles: the one figure there is):",
             "",
-            members_table(results.metrics, figures, width),
+            members_table(columns(results), figures, width),
             "",
         ]
     parts += [
         *(_wrapped(line, width) for line in results.summary[1:]),
-        *(_wrapped(line, width) for line in notes(results.metrics, figures)),
+        *(_wrapped(line, width) for line in notes(results, figures)),
     ]
     return "\n".join(parts)
 
 
-def notes(metrics: Sequence[Metric], figures: Figures) -> tuple[str, ...]:
+def notes(results: Results, figures: Figures) -> tuple[str, ...]:
     """What did not improve over the members, and what a demo cannot show."""
-    return (*not_improved(metrics, figures), IT_IS_A_DEMO)
+    return (*not_improved(columns(results), figures), IT_IS_A_DEMO)
+
+
+def columns(results: Results) -> list[Metric]:
+    """The report's metrics that are shown over members too."""
+    return [metric for metric in results.metrics if metric.key != "aurc"]
 
 
 def not_improved(metrics: Sequence[Metric], figures: Figures) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, final
+from typing import Protocol, SupportsFloat, final
 
 import torch
 from torch import Tensor
@@ -67,7 +67,7 @@ class HomoscedasticGaussian:
     variance: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.variance < float("inf"):
+        if not isinstance(self.variance, SupportsFloat) or not 0 < self.variance < float("inf"):
             raise InputError(
                 f"variance: got {self.variance!r}; pass a positive number (a variance, not a std)"
             )
