@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from swag.errors import InputError
+from swag.moments import all_finite
 from swag.parameters import Layout
 
 STATE_VERSION = 1
@@ -46,7 +47,9 @@ def checked_state(
             f"state: has rank {state['rank']} with {state['deviation_dtype']} rows, this collector has rank "
             f"{rank} with {row_dtype}; build the collector with the same settings"
         )
-    n, size = int(state["n_collected"]), layout.size
+    n, size = state["n_collected"], layout.size
+    if isinstance(n, bool) or not isinstance(n, int) or n < 0:
+        raise InputError(f"state: 'n_collected' is {n!r}, not a number of snapshots; the state is damaged")
     if n == 0:
         return 0, {}
     shapes = {"origin": (size,), "offset_mean": (size,), "sq_dev": (size,)}
@@ -59,4 +62,6 @@ def checked_state(
                 else type(state.get(key)).__name__
             )
             raise InputError(f"state: '{key}' should be a tensor of shape {shape}, got {came}")
+        if not all_finite([state[key]]):
+            raise InputError(f"state: '{key}' holds NaN or infinite values; the state is damaged")
     return n, {key: state[key] for key in shapes}

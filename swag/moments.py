@@ -47,11 +47,10 @@ def accumulate_where_(
 ) -> None:
     """`accumulate_` where the boolean scalar `keep` is true, nothing where it is false; never waits."""
     torch.sub(x, origin, out=deviation)
+    # A bad snapshot becomes the mean itself, which changes nothing; a product with 0 would keep a NaN.
+    torch.where(keep, deviation, offset_mean, out=deviation)
+    offset_mean.lerp_(deviation, 1.0 / n)
     deviation.sub_(offset_mean)
-    # Not a product with 0: that would keep a NaN.
-    deviation.masked_fill_(~keep, 0)
-    offset_mean.add_(deviation, alpha=1.0 / n)
-    deviation.mul_((n - 1) / n)
     sq_dev.addcmul_(deviation, deviation, value=n / (n - 1))
 
 

@@ -146,7 +146,7 @@ def test_an_archive_that_grows_when_it_is_read(tmp_path: Path) -> None:
         for name in old.namelist():
             new.writestr(name, old.read(name))
     assert bomb.stat().st_size < 20_000
-    with pytest.raises(swag.FileError, match="is compressed; torch.save writes none"):
+    with pytest.raises(swag.FileError, match=r"is compressed; torch.save writes none"):
         swag.fit_checkpoints(bomb)
 
 

@@ -252,10 +252,9 @@ class TestSurroundings:
         brought.load_state_dict(trained(5).state_dict())
         assert brought.mean.device.type == "cpu"
 
-    def test_memory_comes_with_the_first_snapshot(self) -> None:
-        """Building one for a large rank costs nothing yet: 10¹² rows would not fit anywhere."""
-        collector = Collector(plain(), rank=10**12)
-        assert collector.n_collected == 0
+    def test_more_memory_than_there_is_is_refused_at_once(self) -> None:
+        with pytest.raises(InputError, match=r"rank.*fit"):
+            Collector(plain(), rank=10**12)
 
     def test_a_collector_for_a_layout_alone(self) -> None:
         torch.manual_seed(0)

@@ -432,3 +432,11 @@ def test_the_likelihood_keeps_members_where_it_is_told_to(keep_members: bool | N
     accumulator = swag.Categorical().accumulator(keep_members=keep_members)
     accumulator.update(torch.zeros(2, 3))
     assert (accumulator.compute().members is not None) == kept
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_nan_outputs_are_refused(bad: float) -> None:
+    logits = torch.zeros(3, 2)
+    logits[1] = bad
+    with pytest.raises(swag.InputError, match=r"outputs: a member's outputs are NaN.*smaller scale"):
+        CategoricalPredictive.from_logits(logits)

@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, str] = {
     "forecast": "parameters",
     "posterior": "parameters noise diagnostics",
     "subspace": "posterior",
-    "collector_state": "parameters",
+    "collector_state": "moments parameters",
     "running": "moments",
     "collector": "forecast running collector_state parameters selection staging moments posterior subspace",
     "batchnorm": "parameters batches noise progress",

@@ -6,8 +6,8 @@
 
 Needs --dir with room for about 17 GB, and writes results/files.json beside this script. Every row is
 measured in a process of its own, whose peak memory is counted above what it had before; the same bytes are
-moved through a buffer of 16 MiB, by turns. Files come from the page cache where they fit in it, which makes the
-ratio a hard one: a slow disk hides the computing. Rows on disk count in the peak while their pages are cached.
+moved through a buffer of 16 MiB, by turns. Files come from the page cache where they fit in it, which makes
+the ratio a hard one: a slow disk hides the computing. Rows on disk count in the peak while they are cached.
 """
 
 from __future__ import annotations

@@ -237,10 +237,17 @@ class CategoricalAccumulator:
 
         Raises:
             StateError: no member yet.
+            InputError: a member's outputs held NaN.
         """
         if self._n == 0:
             raise StateError("compute: no member's outputs were added yet; call update first")
         n = self._n
+        # Log-probabilities are ≤ 0, so their sum is NaN exactly where one of them is.
+        if bool(self._log_sum.sum().isnan()):
+            raise InputError(
+                "outputs: a member's outputs are NaN, or infinite all over a row; look at the inputs, or "
+                "draw with a smaller scale"
+            )
         return CategoricalPredictive(
             log_probs=(self._log_sum - math.log(n)).clamp_(max=0),
             expected_entropy=self._entropy / n,
