@@ -222,6 +222,17 @@ def test_not_improved_names_each_step_that_did_not() -> None:
     assert "SWAG did not improve on SWA in Accuracy 0.600 against 0.900 and NLL 1.000 against 0.500." in lines
 
 
+def test_a_method_that_is_fooled_is_named() -> None:
+    probs = np.array([[0.5, 0.5], [0.6, 0.4]])
+    sure = np.array([[0.9, 0.1], [0.8, 0.2]])
+    report = swag.Report({"SGD": probs}, [0, 1], ood={"noise": {"SGD": sure}}, n_bootstrap=2)
+    metrics = report.results.metrics
+    figures = {"SGD": {metric.key: [0.4] for metric in metrics}, "SWA": {m.key: [0.6] for m in metrics}}
+    lines = words.fooled(metrics, figures)
+    assert len(lines) == 1
+    assert lines[0].startswith("AUROC noise is below 0.5 for SGD: ")
+
+
 # --- what it refuses -------------------------------------------------------------------------------------
 
 

@@ -49,7 +49,7 @@ def tune_constant(variance: float, **settings: Any) -> Any:
 
 @pytest.mark.parametrize("scale", [0.125, 0.5, 2.0])
 def test_it_finds_the_scale_the_data_have(scale: float) -> None:
-    tuned = tune_constant(VARIANCE * scale)
+    tuned = tune_constant(VARIANCE * scale, scales=[scale / 4, scale, 4 * scale])
     assert tuned.scale == scale and tuned.at_edge == ()
     assert torch.equal(tuned.posterior.cov_diag, torch.full((1,), VARIANCE * scale))
     # The curve against the exact marginal likelihood, N(0, 4·s + 1).
@@ -58,7 +58,7 @@ def test_it_finds_the_scale_the_data_have(scale: float) -> None:
         exact = 0.5 * (
             math.log(2 * math.pi * (VARIANCE * point.scale + 1)) + y.square() / (VARIANCE * point.scale + 1)
         )
-        assert point.nll == pytest.approx(float(exact.mean()), abs=0.08)
+        assert point.nll == pytest.approx(float(exact.mean()), rel=0.05)
     best = min(tuned.curve, key=lambda point: point.nll)
     assert (best.scale, best.behind, best.behind_error) == (scale, 0.0, 0.0)
     assert all(point.behind_error > 0 for point in tuned.curve if point is not best)

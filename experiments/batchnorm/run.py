@@ -1,7 +1,7 @@
 """How far the control variate's batch-norm statistics are from exact ones, in the averaged probabilities.
 
     python experiments/batchnorm/run.py                  all networks and seeds, on Fashion-MNIST
-    python experiments/batchnorm/run.py --quick          minutes to seconds, on scikit-learn's digits
+    python experiments/batchnorm/run.py --quick          a few seconds, on scikit-learn's digits
     python experiments/batchnorm/run.py --table          the results as Markdown, without running anything
 
 A network of one seed is one file in --out; a run that was stopped goes on with those that are missing.

@@ -33,6 +33,9 @@ def table(results: list[dict[str, Any]]) -> str:
         sized(groups, percent),
         "Largest |Δp| of any row and class (over seeds):",
         sized(groups, largest),
+        "Cost, training rows forwarded for one sample (in brackets with its share of the passes made once for "
+        "all samples, at the mean weights):",
+        costs(results[0]),
         "The others, mean |Δp| in percent of the Monte-Carlo standard error:",
         others(groups),
         "What it is measured against:",
@@ -69,6 +72,24 @@ def percent(entries: list[dict[str, Any]], policy: str, rows: int | None = None)
 def largest(entries: list[dict[str, Any]], policy: str, rows: int) -> str:
     found = [p["max"] for p in chosen(entries, policy, rows)]
     return f"{max(found):.3f}" if found else ""
+
+
+def costs(result: dict[str, Any]) -> str:
+    """The same for every network; `exact` for comparison."""
+    n = result["settings"]["n_samples"]
+    policies = next(iter(result["scales"].values()))["policies"]
+    sizes = sorted({p["rows"] for p in policies if p["policy"] in SIZED})
+    lines = []
+    for policy, words in SIZED.items():
+        cells = {
+            p["rows"]: f"{p['rows_per_sample']} ({p['rows_per_sample'] + p['shared_rows'] / n:.0f})"
+            for p in policies
+            if p["policy"] == policy
+        }
+        lines.append([words, *(cells.get(rows, "") for rows in sizes)])
+    full = result["settings"]["full_rows"]
+    lines.append(["exact", *[f"{full:,}"] * len(sizes)])
+    return markdown(["statistics from", *map(str, sizes)], lines)
 
 
 def others(groups: Groups) -> str:

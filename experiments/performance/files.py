@@ -134,6 +134,7 @@ def worker(what: str, folder: Path, repeats: int) -> dict[str, Any]:
     copy.unlink(missing_ok=True)
     return {
         "what": what,
+        "load": os.getloadavg()[0],
         "bytes": moved,
         "output_bytes": output,
         "peak_bytes": peak,
@@ -153,7 +154,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     try:
         make(folder, arguments.checkpoints, int(arguments.parameters))
         rows = []
-        for what in ROWS:
+        for what in arguments.rows:
             command = [sys.executable, __file__, "--worker", what, "--dir", str(folder)]
             done = subprocess.run(
                 [*command, "--repeats", str(arguments.repeats)], stdout=subprocess.PIPE, text=True, check=True
@@ -172,7 +173,6 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}",
-        "load_before": os.getloadavg()[0],
         "free_memory": available_memory(torch.device("cpu")),
         "rows": rows,
     }
@@ -207,6 +207,7 @@ def main() -> None:
     parser.add_argument("--dir", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("--out", type=Path, default=HERE / "results" / "files.json")
     parser.add_argument("--table", action="store_true")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS, help="the others stay as they were")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
@@ -214,7 +215,12 @@ def main() -> None:
         return
     if not arguments.table:
         arguments.out.parent.mkdir(exist_ok=True)
-        write_text(arguments.out, json.dumps(measure(arguments), indent=1) + "\n")
+        results = measure(arguments)
+        if len(arguments.rows) < len(ROWS):
+            before = json.loads(arguments.out.read_text(encoding="utf-8"))
+            fresh = {row["what"]: row for row in results["rows"]}
+            results["rows"] = [fresh.get(row["what"], row) for row in before["rows"]]
+        write_text(arguments.out, json.dumps(results, indent=1) + "\n")
     print(table(json.loads(arguments.out.read_text(encoding="utf-8"))))
 
 

@@ -34,7 +34,7 @@ def run(settings: Settings) -> Results:
         results.skipped.append("memory: needs Linux's /proc/self/clear_refs")
         return results
     network, rank = ("m2", 4) if settings.smoke else ("m3", 20)
-    names = COLLECT[:1] if settings.smoke else COLLECT
+    names = COLLECT[:1] if settings.smoke else COLLECT[:3] if settings.quick else COLLECT
     collecting = Table(
         f"Collecting {network}, K = {rank}: bytes a parameter above the model",
         ["steady", "peak"],

@@ -135,13 +135,20 @@ def digits(n_rows: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def train_(
-    model: nn.Module, images: Tensor, labels: Tensor, *, epochs: int, seed: int, rate: float = 0.02
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    epochs: int,
+    steps: int,
+    seed: int,
+    rate: float = 0.02,
 ) -> Callable[[], None]:
-    """Trains a model by SGD, and returns what trains it a few steps on, to the next snapshot."""
+    """Trains a model by SGD, and returns what trains it `steps` on, to the next snapshot."""
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9, weight_decay=5e-4)
 
-    def steps(n: int) -> None:
+    def take(n: int) -> None:
         model.train()
         for _ in range(n):
             chosen = torch.randint(len(images), (64,), generator=generator)
@@ -150,5 +157,5 @@ def train_(
             optimizer.step()
         model.eval()
 
-    steps(max(1, epochs * len(images) // 64))
-    return lambda: steps(4)
+    take(max(1, epochs * len(images) // 64))
+    return lambda: take(steps)

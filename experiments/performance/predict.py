@@ -45,13 +45,14 @@ class Sizes:
     samples: int = S
     every: int = 1  # takes every so many pixels of an image
     whole: bool = True
+    steps: int = 4  # of training between snapshots
 
     @classmethod
     def of(cls, settings: Settings) -> Sizes:
         if settings.smoke:
-            return cls(128, 16, 64, 64, 1, 2, 4, False)
+            return cls(128, 16, 64, 64, 1, 2, 4, False, 1)
         if settings.quick:
-            return cls(1_000, 200, 640, 256, 4, 8, 1, False)
+            return cls(1_000, 200, 640, 256, 4, 8, 1, False, 1)
         return cls()
 
 
@@ -91,7 +92,14 @@ def _trained(settings: Settings, sizes: Sizes, skipped: list[str]) -> _Case:
     images, labels = digits(sizes.bn_rows + sizes.test_rows, settings.seed)
     images = images[..., :: sizes.every, :: sizes.every].contiguous()
     model = m2()
-    more = train_(model, images[: sizes.train_rows], labels[: sizes.train_rows], epochs=3, seed=settings.seed)
+    more = train_(
+        model,
+        images[: sizes.train_rows],
+        labels[: sizes.train_rows],
+        epochs=3,
+        steps=sizes.steps,
+        seed=settings.seed,
+    )
     rank = 4 if settings.smoke else 20
     collector = swag.Collector(model, rank=rank)
     reference, own = _reference(m2, rank, settings, skipped)

@@ -26,15 +26,14 @@ def run(settings: Settings) -> Results:
         )
     table = Table(
         f"{checkpoints} checkpoints of {found['n_parameters'] / 1e6:.3g} M parameters, rank {found['rank']}",
-        ["ms", "ms of moving its bytes", "ratio", "peak memory ÷ output"],
+        ["ms", "ms of moving bytes", "ratio", "peak memory ÷ output"],
         unit="",
-        note="Files lie in the page cache, which makes the ratio a hard one: a cold disk hides the computing.",
+        note="Files lie in the page cache: a hard comparison, since a cold disk hides the computing.",
     )
     for row in found["rows"]:
-        table.add(row["what"], "ours", "ms", 1e3 * statistics.median(row["seconds"]))
-        table.add(
-            row["what"], "ours", "ms of moving its bytes", 1e3 * statistics.median(row["moving_seconds"])
-        )
+        seconds, moving = statistics.median(row["seconds"]), statistics.median(row["moving_seconds"])
+        table.add(row["what"], "ours", "ms", 1e3 * seconds)
+        table.add(row["what"], "ours", "ms of moving bytes", 1e3 * moving)
         table.add(row["what"], "ours", "ratio", statistics.median(row["ratios"]))
         table.add(row["what"], "ours", "peak memory ÷ output", row["peak_bytes"] / row["output_bytes"])
     results.tables = [table]

@@ -65,7 +65,11 @@ def page(report: Report, figures: Figures, weight_decays: Mapping[str, float], w
 
 def notes(results: Results, figures: Figures) -> tuple[str, ...]:
     """What did not improve over the members, and what a demo cannot show."""
-    return (*not_improved(columns(results), figures), IT_IS_A_DEMO)
+    return (
+        *not_improved(columns(results), figures),
+        *fooled(columns(results), figures),
+        IT_IS_A_DEMO,
+    )
 
 
 def columns(results: Results) -> list[Metric]:
@@ -85,6 +89,19 @@ def not_improved(metrics: Sequence[Metric], figures: Figures) -> list[str]:
         if worse:
             lines.append(f"{method} did not improve on {before} in {_list(worse)}.")
     return lines or ["Every step improved every column's mean, here."]
+
+
+def fooled(metrics: Sequence[Metric], figures: Figures) -> list[str]:
+    """A line where out-of-distribution images are met with less doubt than test images."""
+    lines = []
+    for metric in metrics:
+        methods = [method for method, row in figures.items() if statistics.fmean(row[metric.key]) < 0.5]
+        if metric.key.startswith("auroc_") and methods:
+            lines.append(
+                f"{metric.label} is below 0.5 for {_list(methods)}: these methods doubt the "
+                "out-of-distribution images less than the test images."
+            )
+    return lines
 
 
 def members_table(metrics: Sequence[Metric], figures: Figures, width: int = 110) -> str:

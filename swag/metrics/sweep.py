@@ -37,6 +37,7 @@ class Rows:
     Attributes:
         labels: (n,) int64.
         p_true: (n,) the probability given to the label.
+        confidence: (n,) max_c p_c; only with TOP.
     """
 
     def __init__(self, block: torch.Tensor, labels: torch.Tensor, need: Need) -> None:
@@ -45,9 +46,10 @@ class Rows:
         self.labels = labels
         self._block = block
         self._sums = block.new_empty(n, dtype=dtype)
-        self._top = block.new_empty(n, dtype=BITS[dtype])
         self._norm = block.new_empty(n, dtype=dtype)
-        p_true = block.new_empty(n, 1, dtype=dtype)
+        self.p_true = block.new_empty(n, dtype=dtype)
+        self.confidence = block.new_empty(n, dtype=dtype)
+        top, p_true = self.confidence.view(BITS[dtype]), self.p_true.unsqueeze(1)
         ones = block.new_ones(block.shape[1], dtype=dtype)
         lowest = []
         for start, stop in chunk_bounds(block):
@@ -57,10 +59,9 @@ class Rows:
             lowest.append(bits.amin())
             torch.gather(part, 1, labels[start:stop].unsqueeze(1), out=p_true[start:stop])
             if Need.TOP in need:
-                torch.amax(bits, 1, out=self._top[start:stop])
+                torch.amax(bits, 1, out=top[start:stop])
             if Need.SQUARES in need:
                 torch.linalg.vector_norm(part, dim=1, out=self._norm[start:stop])
-        self.p_true = p_true.squeeze(1)
         self._has_sign_bit = int(torch.stack(lowest).amin()) < 0
 
     @property
@@ -74,15 +75,8 @@ class Rows:
         return not self._has_sign_bit or float(self._block.amin()) >= 0
 
     @cached_property
-    def confidence(self) -> torch.Tensor:
-        """(n,) max_c p_c; needs TOP."""
-        if self._has_sign_bit:
-            return working(self._block.amax(1))
-        return self._top.view(self.p_true.dtype)
-
-    @cached_property
     def correct(self) -> torch.Tensor:
-        """(n,) bool: the label is the FIRST maximum, so a tie counts once; needs TOP."""
+        """(n,) bool: the label is the FIRST maximum, so a tie counts once; only with TOP."""
         correct = self.p_true == self.confidence
         # Two classes can share the maximum only where twice the maximum fits into the row's sum, and twice
         # its square into the sum of squares.
@@ -101,13 +95,13 @@ class Rows:
 
     @property
     def brier_sum(self) -> float:
-        """Σ over the rows of `brier`."""
+        """Σ over the rows of `brier`; only with SQUARES."""
         squares = self._norm.double()
         return float(squares @ squares - 2 * self.p_true.sum(dtype=torch.float64)) + len(squares)
 
     @cached_property
     def brier(self) -> torch.Tensor:
-        """(n,) Σ_c (p_c − 1[c = label])² = Σ_c p_c² − 2 p_true + 1, float64; needs SQUARES."""
+        """(n,) Σ_c (p_c − 1[c = label])² = Σ_c p_c² − 2 p_true + 1, float64; only with SQUARES."""
         return (self._norm.double().square_() + 1 - 2 * self.p_true.double()).clamp_min_(0)
 
 

@@ -66,12 +66,17 @@ def check_vector(name: str, value: Tensor, size: int | None = None) -> None:
 
 def check_finite(name: str, value: Tensor, layout: Layout | None) -> None:
     """Finite values (D,) or (D, …); says which parameter holds others."""
-    step = max(1, _CHECKED_AT_ONCE // max(value[:1].numel(), 1))
-    for start in range(0, len(value), step):
-        finite = value[start : start + step].isfinite()
-        if not finite.all():
-            where = place(layout, start + int((~finite).nonzero()[0, 0]))
-            raise InputError(f"{name}: not finite at {where}; check the snapshots it comes from")
+    # Along memory: a factor (D, K) is often the transpose of rows.
+    lines = value.unbind(1) if value.ndim == 2 and value.stride(0) == 1 else (value,)
+    for line in lines:
+        step = max(1, _CHECKED_AT_ONCE // max(line[:1].numel(), 1))
+        for start in range(0, len(line), step):
+            piece = line[start : start + step]
+            # One sum without temporaries; finite values can overflow in it, so a bad one is looked into.
+            total = piece.sum(dtype=torch.float64 if piece.dtype == torch.float64 else torch.float32)
+            if not bool(total.isfinite()) and not bool(piece.isfinite().all()):
+                where = place(layout, start + int((~piece.isfinite()).nonzero()[0, 0]))
+                raise InputError(f"{name}: not finite at {where}; check the snapshots it comes from")
 
 
 def check_layout(layout: Layout | None, size: int) -> None:
