@@ -228,6 +228,15 @@ class TestRead:
         metrics.adaptive_ece(probs, labels)
         assert torch.equal(probs, torch.full((50, 4), 0.25)) and not labels.any()
 
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+    @pytest.mark.parametrize("metric", WITH_LABELS[:-1], ids=lambda f: getattr(f, "__name__", "f"))
+    def test_a_gpu_gives_what_the_processor_gives(self, metric: Callable[..., Any]) -> None:
+        probs = torch.softmax(2 * torch.randn(5000, 7), 1)
+        labels = torch.multinomial(probs, 1).squeeze(1)
+        here, there = metric(probs, labels), metric(probs.cuda(), labels)
+        if isinstance(here, float | int):
+            assert there == pytest.approx(here, rel=1e-6, abs=1e-9)
+
     def test_negative_zero_is_zero(self) -> None:
         probs = torch.tensor([[-0.0, 1.0], [0.75, 0.25]])
         scores = metrics.classification_scores(probs, torch.tensor([1, 0]))

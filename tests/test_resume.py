@@ -54,7 +54,10 @@ def test_killed_runs_end_with_the_same_posterior(tmp_path: Path) -> None:
     run = start(killed)
     output, _ = run.communicate(timeout=120)
     assert run.returncode == 0, output
-    assert sorted({*epochs, *map(int, output.split())}) == list(range(12))
+    last = [int(line) for line in output.split()]
+    assert last == list(range(last[0], 12)) and last[0] > 0  # it went on; it did not begin again
+    # An epoch's number is printed after its checkpoint: a kill between the two loses that line.
+    assert len(set(range(12)) - {*epochs, *last}) <= n_kills
 
     output, _ = undisturbed.communicate(timeout=120)
     assert undisturbed.returncode == 0, output

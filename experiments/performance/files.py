@@ -32,6 +32,7 @@ from safetensors.torch import save_file
 
 import swag
 from swag.atomic import write_text
+from swag.checkpoints import layout_of_checkpoint, open_checkpoint
 from swag.files import save_swag
 from swag.forecast import available_memory, forecast
 
@@ -108,7 +109,8 @@ def worker(what: str, folder: Path, repeats: int) -> dict[str, Any]:
     moves: Callable[[], Any]
     if what.startswith("fit"):
         work, moves = lambda: swag.fit_checkpoints(paths, RANK, **settings), lambda: read_bytes(paths)
-        layout = swag.fit_checkpoints(paths[:1], 0).layout
+        with open_checkpoint(paths[0]) as checkpoint:
+            layout = layout_of_checkpoint(checkpoint)
         output = forecast(layout, RANK, deviation_dtype=dtype, on_disk="disk" in what).collecting
         moved = size
     elif what == "save":

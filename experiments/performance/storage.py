@@ -18,10 +18,15 @@ def run(settings: Settings) -> Results:
     """Fit, save and load beside moving the same bytes, in the temporary folder."""
     results = Results("storage", settings)
     size, checkpoints = (1e5, 2) if settings.smoke else (1e6, 5) if settings.quick else (1e7, 20)
+    rows = ["fit .safetensors", "save", "load"] if settings.quick else files.ROWS
     with tempfile.TemporaryDirectory() as folder:
         found = files.measure(
             argparse.Namespace(
-                dir=Path(folder), parameters=size, checkpoints=checkpoints, repeats=settings.repeats
+                dir=Path(folder),
+                parameters=size,
+                checkpoints=checkpoints,
+                repeats=settings.repeats,
+                rows=rows,
             )
         )
     table = Table(

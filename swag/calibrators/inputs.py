@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from swag.errors import InputError
-from swag.metrics.inputs import HALF_TYPES, as_labels, like, working
+from swag.metrics.inputs import FULL_TYPES, as_labels, like, working
 from swag.metrics.sweep import check_probs
 
 
@@ -20,7 +20,7 @@ def probs_of(given: Any, name: str = "probs") -> torch.Tensor:
         InputError: the shape or dtype is wrong, or a row is not a distribution.
     """
     probs = check_probs(getattr(given, "probs", given), name)
-    if probs.dtype not in HALF_TYPES:
+    if probs.dtype in FULL_TYPES:
         return probs
     probs = probs.float()
     return probs / probs.sum(1, keepdim=True)

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from swag.errors import InputError
-from swag.metrics.inputs import HALF_TYPES, as_tensor
+from swag.metrics.inputs import FULL_TYPES, as_tensor
 
 
 def sum_tolerance(dtype: torch.dtype) -> float:
     """How far a row of probabilities may sum from 1: 1e-3, and 1e-2 for half types."""
-    return 1e-2 if dtype in HALF_TYPES else 1e-3
+    return 1e-3 if dtype in FULL_TYPES else 1e-2
 
 
 def as_probs(probs: Any, name: str = "probs", dims: int = 2) -> torch.Tensor:

@@ -16,7 +16,7 @@ from swag.errors import InputError
 Values: TypeAlias = torch.Tensor | ArrayLike
 Array = TypeVar("Array", torch.Tensor, np.ndarray)
 
-HALF_TYPES = (torch.float16, torch.bfloat16)
+FULL_TYPES = (torch.float32, torch.float64)  # all others, half types first, are worked on in float32
 INTEGER_TYPES = (
     torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.uint64
 )  # fmt: skip
@@ -33,7 +33,7 @@ def as_tensor(name: str, values: Any) -> torch.Tensor:
         InputError: it is not an array of numbers.
     """
     if isinstance(values, torch.Tensor):
-        return values.detach()
+        return values.detach().cpu() if values.device.type == "mps" else values.detach()  # mps has no float64
     array = np.asarray(values)
     if array.dtype == np.longdouble:
         array = array.astype(np.float64)
@@ -58,8 +58,8 @@ def like(result: torch.Tensor, reference: Array) -> Array:
 
 
 def working(values: torch.Tensor) -> torch.Tensor:
-    """The values in the precision they are compared and summed in: half types become float32."""
-    return values.float() if values.dtype in HALF_TYPES else values
+    """The values in the precision they are compared in: float32, or float64 where they came so."""
+    return values if values.dtype in FULL_TYPES else values.float()
 
 
 def as_labels(labels: Any, n_rows: int, n_classes: int, device: torch.device) -> torch.Tensor:

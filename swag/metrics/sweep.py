@@ -140,8 +140,6 @@ def sweep(probs: Any, labels: Any, need: Need) -> Iterator[Rows]:
         InputError: shapes, dtypes or labels are wrong, or a row is not a distribution.
     """
     tensor = as_probs(probs)
-    if tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-        tensor = tensor.float()
     targets = as_labels(labels, len(tensor), tensor.shape[1], tensor.device)
     size = BLOCK_ROWS if tensor.device.type == "cpu" else max(1, DEVICE_ELEMENTS // tensor.shape[1])
     for start in range(0, len(tensor), size):
