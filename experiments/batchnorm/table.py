@@ -33,8 +33,8 @@ def table(results: list[dict[str, Any]]) -> str:
         sized(groups, percent),
         "Largest |Δp| of any row and class (over seeds):",
         sized(groups, largest),
-        "Cost, training rows forwarded for one sample (in brackets with its share of the passes made once for "
-        "all samples, at the mean weights):",
+        "Cost, training rows forwarded for one sample (in brackets with its share of the passes made once "
+        "for all samples, at the mean weights):",
         costs(results[0]),
         "The others, mean |Δp| in percent of the Monte-Carlo standard error:",
         others(groups),

@@ -26,34 +26,29 @@ SECTIONS = {
 
 # Why a goal is missed, by its key.
 REASONS = {
-    "collect-copy": "five operations over pieces of 1 MiB, the test for NaN and infinity read θ once "
-    "more; one fused pass (compiled, or C++) would reach the goal and is not part of the library",
-    "collect-peer": "follows from the copy: a fused pass would be needed",
-    "collect-small-copy": "the 65 parameters are looked up by name and gathered one by one, which costs "
-    "Python and one call a tensor; the copy it is compared with is one call",
-    "collect-small-peer": "the same: the look-up by name",
-    "collect-averaged": "the same: the look-up by name; AveragedModel keeps the mean alone",
-    "draw": "the normal numbers: a counter-based generator in plain torch operations takes about ten "
-    "passes over cached integers, and gives what torch's own cannot (sample i does not depend on how many"
-    " are drawn)",
-    "draw-fast": "the normal numbers take most of the time; a fused generator (C++ or Triton) is not part"
-    " of the library, so this goal stands for a later version",
-    "average-exact-float32": "the convolutions themselves take most of the time, with or without our "
-    "batch norm",
-    "average-exact-bfloat16": "statistics stay in float32 (their error would not be small in bfloat16), "
-    "so only the convolutions gain",
-    "average-few-float32": "the sum contains a 30th of the pass over all rows; without that share see the"
-    " line below it",
-    "average-few-bfloat16": "the sum contains a 30th of the pass over all rows; without that share see "
-    "the line below it",
-    "average-none-float32": "the convolutions themselves take most of the time",
-    "average-none-bfloat16": "bfloat16 gains as much as the processor's bfloat16 units give",
-    "average-error": "on a network that was trained for seconds; see experiments/batchnorm for real ones",
-    "plain-float32": "torch's float32 matrix product, which the reference uses too, is most of it here",
-    "plain-bfloat16": "bfloat16 gains as much as the processor's bfloat16 units give",
-    "memory": "temporaries of the step",
-    "memory-predict": "something grows with S that should not",
-    "import": "modules that are loaded too early",
+    "collect-copy": "four operations go over each piece, and θ is read once more for the test of NaN and "
+    "infinity; one fused pass (`torch.compile`, C++) comes below the copy",
+    "collect-peer": "as for the copy: it takes a fused pass",
+    "collect-small-copy": "finding 65 parameters by name and gathering them takes a call each; the copy "
+    "is one call",
+    "collect-small-peer": "as for the copy: calls, not bytes",
+    "collect-averaged": "calls, not bytes; AveragedModel keeps the mean alone and tests nothing",
+    "draw": "normal numbers take about half of the time and fresh memory for the samples most of the "
+    "rest; numbers that do not depend on how many are drawn take some ten operations in plain torch, "
+    "torch's own take one",
+    "draw-fast": "it takes a fused generator (C++ or Triton), which the library does not have",
+    "average-exact-float32": "convolutions take most of the time, the same ones as in the reference",
+    "average-exact-bfloat16": "convolutions gain; statistics stay in float32 for their accuracy",
+    "average-few-float32": "a 30th of the one pass over all rows is in the sum; without it, see the row "
+    "below",
+    "average-few-bfloat16": "a 30th of the one pass over all rows is in the sum; without it, see the row "
+    "below",
+    "average-none-float32": "convolutions take most of the time",
+    "average-none-bfloat16": "convolutions take most of the time; the gain is this processor's in bfloat16",
+    "average-error": "the network was trained for seconds; experiments/batchnorm has others",
+    "plain-float32": "float32 matrix products take most of the time, the same ones as in the reference",
+    "plain-bfloat16": "matrix products take most of the time; the gain is this processor's in bfloat16",
+    "metrics": "the checks of the input and the tie rule are part of the figure",
 }
 
 

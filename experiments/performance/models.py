@@ -135,18 +135,11 @@ def digits(n_rows: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def train_(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    epochs: int,
-    steps: int,
-    seed: int,
-    rate: float = 0.02,
+    model: nn.Module, images: Tensor, labels: Tensor, *, epochs: int, steps: int, seed: int
 ) -> Callable[[], None]:
     """Trains a model by SGD, and returns what trains it `steps` on, to the next snapshot."""
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9, weight_decay=5e-4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9, weight_decay=5e-4)
 
     def take(n: int) -> None:
         model.train()

@@ -52,7 +52,7 @@ class Sizes:
         if settings.smoke:
             return cls(128, 16, 64, 64, 1, 2, 4, False, 1)
         if settings.quick:
-            return cls(1_000, 200, 640, 256, 4, 8, 1, False, 1)
+            return cls(512, 128, 640, 256, 4, 8, 1, False, 1)
         return cls()
 
 
@@ -92,14 +92,8 @@ def _trained(settings: Settings, sizes: Sizes, skipped: list[str]) -> _Case:
     images, labels = digits(sizes.bn_rows + sizes.test_rows, settings.seed)
     images = images[..., :: sizes.every, :: sizes.every].contiguous()
     model = m2()
-    more = train_(
-        model,
-        images[: sizes.train_rows],
-        labels[: sizes.train_rows],
-        epochs=3,
-        steps=sizes.steps,
-        seed=settings.seed,
-    )
+    shown, named = images[: sizes.train_rows], labels[: sizes.train_rows]
+    more = train_(model, shown, named, epochs=3, steps=sizes.steps, seed=settings.seed)
     rank = 4 if settings.smoke else 20
     collector = swag.Collector(model, rank=rank)
     reference, own = _reference(m2, rank, settings, skipped)
@@ -145,7 +139,7 @@ def _costs(case: _Case, sizes: Sizes, settings: Settings) -> Table:
         built = case.ensemble(n, keep, dtype)
         parts[f"predictions {dtype_name}"] = Row(lambda e=built: e.predict(case.test), n)
         parts[f"none {dtype_name}"] = Row(lambda d=dtype: case.ensemble(n, keep, d).predict(case.test), n)
-    timings = interleaved(parts, repeats=settings.repeats, seconds=240)
+    timings = interleaved(parts, repeats=settings.repeats, seconds=200)
     table = Table(
         f"m2, one sample of {S}: draw, batch norm from {sizes.bn_rows:,} rows, {sizes.test_rows:,} "
         "predictions",

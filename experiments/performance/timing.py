@@ -22,6 +22,8 @@ _SHORTEST = 0.005
 # The share of a sample that the calling thread may be off its core, and a fixed part for the clock.
 _OFF_CORE, _CLOCK = 0.05, 5e-5
 _ATTEMPTS = 3
+# On a machine so slow that a table takes this many times its seconds, this many samples are enough.
+_OVERTIME, _FEWEST = 1.5, 3
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,8 @@ def interleaved(
     Args:
         rows: by name; a callable is a row of one unit.
         repeats: clean samples wanted of each.
-        seconds: after this long no sample is taken again, once every row has `repeats` of any kind.
+        seconds: after this long no sample is taken again, once every row has `repeats` of any kind; after
+            half as long again three are enough (a results file says how many there were).
     """
     samples = {name: _Samples(row if isinstance(row, Row) else Row(row)) for name, row in rows.items()}
     for own in samples.values():
@@ -111,7 +114,9 @@ def interleaved(
     try:
         for attempt in range(_ATTEMPTS * repeats):
             wanting = [own for own in samples.values() if len(own.clean) < repeats]
-            if not wanting or (attempt >= repeats and time.perf_counter() - started > seconds):
+            spent = time.perf_counter() - started
+            enough = repeats if spent <= _OVERTIME * seconds else _FEWEST
+            if not wanting or (attempt >= enough and spent > seconds):
                 break
             for own in wanting:
                 own.take()

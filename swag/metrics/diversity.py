@@ -114,12 +114,8 @@ def disagreement(member_probs: Array) -> float:
         raise InputError(f"member_probs has {n_members} member; disagreement needs at least two")
     votes = torch.zeros(n, n_classes, dtype=torch.int64, device=tensor.device)
     for member in tensor:
-        votes.scatter_add_(1, first_maximum(member).unsqueeze(1), torch.ones_like(votes[:, :1]))
+        votes.scatter_add_(
+            1, member.argmax(1, keepdim=True), torch.ones_like(votes[:, :1])
+        )  # the first maximum
     agreeing = int((votes * (votes - 1)).sum())
     return 1 - agreeing / (n * n_members * (n_members - 1))
-
-
-def first_maximum(probs: torch.Tensor) -> torch.Tensor:
-    """The first class that reaches a row's maximum, (N,) int64; torch's argmax does not promise which."""
-    blocks = [probs[start:stop] for start, stop in chunk_bounds(probs)]
-    return torch.cat([(block == block.amax(1, keepdim=True)).int().argmax(1) for block in blocks])

@@ -118,7 +118,7 @@ def calibrated_nll(probs: Values, labels: Values, *, n_splits: int = 5, seed: in
 
     Source: Ashukha et al., 2020. Each of `n_splits` random halvings gives two values, one for each half
     fitted; their mean is reported. It compares methods as if each had been calibrated, without spending
-    validation rows.
+    validation rows. The logarithms are held in float64, 8 N C bytes.
 
     Args:
         probs: (N, C) probabilities of N ≥ 2 test rows, tensor or array.
