@@ -36,7 +36,6 @@ def run(settings: Settings) -> Results:
     wide = 2**12 if settings.smoke else 2**20
     every = 4 if settings.smoke else 1
     images = digits(rows[-1], settings.seed)[0][..., ::every, ::every].contiguous()
-    few = images[: rows[0]]
     series: list[tuple[str, str, list[int], _Make]] = [
         ("collect, K = 20", "D", sizes, lambda d: _collect(d, 20)),
         (f"collect, D = {wide:,}", "K", ranks, lambda k: _collect(wide, k)),
