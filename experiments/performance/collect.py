@@ -82,7 +82,7 @@ def _one(table: Table, name: str, rank: int, settings: Settings, skipped: list[s
         source = torch.randn(numbers * size // 2)
         target = torch.empty_like(source).copy_(source)
         add(label, "limit", lambda s=source, t=target: t.copy_(s))
-    for label, timing in interleaved(rows, repeats=settings.repeats, seconds=40).items():
+    for label, timing in interleaved(rows, repeats=settings.repeats, seconds=25).items():
         table.add(label, roles[label], name, timing)
 
 

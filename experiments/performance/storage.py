@@ -17,7 +17,7 @@ from .results import Results, Settings, Table
 def run(settings: Settings) -> Results:
     """Fit, save and load beside moving the same bytes, in the temporary folder."""
     results = Results("storage", settings)
-    size, checkpoints = (1e5, 2) if settings.smoke else (1e6, 5) if settings.quick else (1e7, 20)
+    size, checkpoints = (1e5, 2) if settings.smoke else (1e6, 5) if settings.quick else (5e6, 20)
     rows = ["fit .safetensors", "save", "load"] if settings.quick else files.ROWS
     with tempfile.TemporaryDirectory() as folder:
         found = files.measure(
