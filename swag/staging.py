@@ -14,8 +14,9 @@ from torch import Tensor
 
 from swag.parameters import Layout
 
-# 2¹⁸ float32 values are 1 MiB: the few buffers of a step stay in a core's second-level cache.
-_CPU_PIECE = 1 << 18
+# 2¹⁹ float32 values are 2 MiB: the few buffers of a step stay near the cores, and a small model is one piece,
+# whose small tensors are gathered once for the test and the step.
+_CPU_PIECE = 1 << 19
 # On a device a piece costs kernel launches, and there is no cache to stay in.
 _DEVICE_PIECE = 1 << 24
 

@@ -745,7 +745,7 @@ def test_the_experiments_readme_shows_its_results() -> None:
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     results = [json.loads(path.read_text()) for path in sorted((EXPERIMENT / "results").glob("*-*.json"))]
-    assert len({(result["net"], result["seed"]) for result in results}) == 6
+    assert results and len({(result["net"], result["seed"]) for result in results}) == len(results)
     assert module.table(results) in (EXPERIMENT / "README.md").read_text()
 
 

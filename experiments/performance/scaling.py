@@ -44,7 +44,7 @@ def run(settings: Settings) -> Results:
         (f"draw, D = {wide // 4:,}, K = 20", "S", counts, lambda s: _draw(wide // 4, 20, s)),
         ("predict m2, S = 4, without batch norm", "rows", rows, lambda n: _predict(images[:n], 4)),
         (
-            f"predict m2, 64 rows, without batch norm",
+            "predict m2, 64 rows, without batch norm",
             "S",
             counts[:2],
             lambda s: _predict(images[: rows[0]], s),
