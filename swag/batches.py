@@ -51,6 +51,20 @@ def check_loader(name: str, loader: Any) -> None:
         raise InputError(f"{name}: is empty; pass a loader with at least one batch")
 
 
+def is_iterator(loader: Iterable[Any]) -> bool:
+    """Whether it can be gone through once only."""
+    return isinstance(_whole(loader), Iterator)
+
+
+def n_rows(loader: Iterable[Any]) -> int | None:
+    """The rows that a loader gives in one pass, up to a batch, where that is known without reading it."""
+    loader = _whole(loader)
+    if isinstance(loader, list | tuple):
+        return sum(map(_rows, loader))
+    batch_size, batches = getattr(loader, "batch_size", None), length(loader)
+    return batch_size * batches if isinstance(batch_size, int) and batches is not None else None
+
+
 def length(loader: Any) -> int | None:
     """The number of batches, where the loader knows it (over a stream, a DataLoader's `len` raises)."""
     try:
@@ -60,7 +74,7 @@ def length(loader: Any) -> int | None:
 
 
 def peeked(loader: Iterable[Any]) -> tuple[Any, Iterable[Any]]:
-    """The first batch, and an iterable of all of them that reads the loader once.
+    """The first batch, and an iterable of all of them; going through it once reads the loader once.
 
     Raises:
         InputError: the loader gave nothing.
@@ -75,14 +89,40 @@ class _Again:
     """A loader after its first batch was looked at; keeps the loader's length for progress bars."""
 
     def __init__(self, first: Any, rest: Iterator[Any], loader: Iterable[Any]) -> None:
-        self._first, self._rest, self._loader = first, rest, loader
+        self._begun: tuple[Any, Iterator[Any]] | None = (first, rest)
+        self._loader = loader
 
     def __iter__(self) -> Iterator[Any]:
-        yield self._first
-        yield from self._rest
+        if self._begun is None:
+            yield from self._loader
+            return
+        (first, rest), self._begun = self._begun, None
+        yield first
+        yield from rest
 
     def __len__(self) -> int:
         return len(self._loader)  # type: ignore[arg-type]
+
+
+def _whole(loader: Iterable[Any]) -> Iterable[Any]:
+    return loader._loader if isinstance(loader, _Again) else loader
+
+
+def _rows(batch: Any) -> int:
+    """The rows of a batch: of its first tensor; 0 where there is none."""
+    if isinstance(batch, Tensor):
+        return len(batch) if batch.ndim else 0
+    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else ()
+    return next((n for part in parts if (n := _rows(part))), 0)
+
+
+def n_bytes(batch: Any) -> int:
+    """The bytes of a batch's tensors."""
+    if isinstance(batch, Tensor):
+        return batch.nbytes
+    if isinstance(batch, Mapping):
+        return sum(map(n_bytes, batch.values()))
+    return sum(map(n_bytes, batch)) if isinstance(batch, tuple | list) else 0
 
 
 def as_tensor(result: Any) -> Tensor:

@@ -10,15 +10,16 @@ from typing import Any, SupportsFloat, final
 
 from torch import nn
 
-from swag.batches import check_loader, peeked
+from swag.batches import check_loader, device_of, is_iterator, peeked
 from swag.batchnorm import BatchNormPolicy, batchnorm_modules
 from swag.errors import InputError
 from swag.forwarding import Forwarding
-from swag.members import MemberStack, draw
+from swag.members import MemberStack
 from swag.parameters import Layout
 from swag.posterior import Posterior
 from swag.predictive import Predictive
 from swag.shadow import Shadow
+from swag.weights import draw
 
 _log = logging.getLogger(__name__)
 
@@ -36,18 +37,22 @@ class Source:
     policy: BatchNormPolicy
     refreshed: frozenset[str]
     bn_loader: Iterable[Any] | None
+    budget: int | None = None
 
-    def check_rereadable(self) -> None:
-        """Raises InputError where the loader is an iterator: more members need another pass."""
-        if self.refreshed and self.bn_loader is not None and iter(self.bn_loader) is self.bn_loader:
+    def check_rereadable(self, why: str) -> None:
+        """Raises InputError where the loader is an iterator, and `why` may need another pass."""
+        if self.refreshed and self.bn_loader is not None and is_iterator(self.bn_loader):
             raise InputError(
-                'bn_loader: is an iterator, which can be read once; n_samples="auto" may need another pass: '
-                "pass a DataLoader or a list of batches"
+                f"bn_loader: is an iterator, which can be read once; {why} may need another pass: pass a "
+                "DataLoader or a list of batches"
             )
 
     def first(self, shadow: Shadow, n_samples: int) -> MemberStack:
         """The first n_samples members, without batch-norm statistics."""
-        return MemberStack(shadow, *draw(self.posterior, n_samples, self.seed))
+        device = device_of(shadow.module)
+        return MemberStack(
+            shadow, *draw(self.posterior, n_samples, self.seed, device=device, budget=self.budget)
+        )
 
     def refresh_(self, members: MemberStack, forwarding: Forwarding) -> None:
         """Gives the members their batch-norm statistics."""
@@ -56,6 +61,8 @@ class Source:
         check_loader("bn_loader", self.bn_loader)
         found = batchnorm_modules(members.module)
         layers = {name: layer for name, layer in found.items() if name in self.refreshed}
+        if members.at_once < len(members):
+            self.check_rereadable("memory_budget")
         first, batches = peeked(self.bn_loader)
         forwarding.try_memory_format(first)
         with members.scratch_buffers():
@@ -64,13 +71,13 @@ class Source:
 
     def extend_(self, members: MemberStack, forwarding: Forwarding, n_samples: int) -> None:
         """Makes the members the first n_samples of the sequence; those there stay as they are."""
-        thetas, centres, centre_of = draw(self.posterior, n_samples, self.seed)
-        there = len(members)
-        if len(thetas) <= there:
+        longer, there = self.first(members.shadow, n_samples), len(members)
+        if len(longer) <= there:
             return
-        more = MemberStack(members.shadow, thetas[there:], centres, centre_of[there:])
+        more = longer.part(there, len(longer))
         self.refresh_(more, forwarding)
-        members.append_(more)
+        longer.buffers = [*members.buffers, *more.buffers]
+        members.extend_(longer)
 
 
 @final

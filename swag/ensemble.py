@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, final
 
 import torch
 from torch import Tensor, nn
 
 from swag.approximation import ApproximationError, autocast_error, bn_error
-from swag.batches import Forward, check_loader, device_of, length
+from swag.batches import Forward, check_loader, device_of, length, n_bytes
 from swag.batchnorm import BatchNormPolicy, ExactBatchNorm, batchnorm_modules
 from swag.draws import PILOT, Source, Stopping, layers_to_refresh, layout_for
 from swag.errors import InputError
@@ -25,6 +25,7 @@ from swag.progress import track
 from swag.shadow import Shadow
 from swag.strategy import Strategy
 from swag.tuning import tune
+from swag.weights import Kept
 
 
 @final
@@ -32,9 +33,10 @@ class Ensemble:
     r"""The model average p(y|x) ≈ (1/S) Σ_s p(y|x, θ_s), θ_s ~ posterior.
 
     Weights are drawn once, at construction, as `posterior.sample(n_samples, generator=…)` with a CPU
-    generator seeded by `seed`, and kept: S·D floats. Batch-norm layers get fresh statistics for every
-    sample. A posterior that is a few points (`PointMass`, a uniform `Mixture` of them, `Empirical`) is
-    predicted once a point where n_samples is a multiple of their number: the average is the same.
+    generator seeded by `seed`, and kept: S·D floats (or drawn again, see `memory_budget`). Batch-norm layers
+    get fresh statistics for every sample. A posterior that is a few points (`PointMass`, a uniform `Mixture`
+    of them, `Empirical`) is predicted once a point where n_samples is a multiple of their number: the average
+    is the same.
     The work is done in a private copy: the model you pass is never touched. Calls from several threads take
     turns.
 
@@ -58,6 +60,9 @@ class Ensemble:
         tolerance: with n_samples="auto", the Monte-Carlo error wanted: the standard error of the mean
             probability, largest over classes, mean over rows (`predictive.monte_carlo_error`).
         max_samples: with n_samples="auto", the most members.
+        memory_budget: bytes for the members' weights; None keeps all. Where they take more, as many as fit
+            are drawn at a time, again for every pass (so the posterior must not change), and exact batch
+            norm reads the loader once for each such block. The predictions are the same.
 
     Raises:
         InputError: n_samples < 1, a posterior for another model or something that cannot be sampled, batch
@@ -100,6 +105,7 @@ class Ensemble:
         strategy: Strategy | None = None,
         tolerance: float = 0.005,
         max_samples: int = 100,
+        memory_budget: int | None = None,
     ) -> None:
         stopping = Stopping(tolerance, max_samples) if n_samples == "auto" else None
         n_first = PILOT if n_samples == "auto" else n_samples
@@ -111,9 +117,9 @@ class Ensemble:
         policy = batchnorm if batchnorm is not None else ExactBatchNorm()
         refreshed = layers_to_refresh(model, policy, bn_loader)
         own_seed = take_seed() if seed is None else checked_seed(seed)
-        source = Source(posterior, own_seed, policy, refreshed, bn_loader)
+        source = Source(posterior, own_seed, policy, refreshed, bn_loader, memory_budget)
         if stopping is not None:
-            source.check_rereadable()
+            source.check_rereadable('n_samples="auto"')
         members = source.first(Shadow(model, layout), n_first)
         forwarding = Forwarding(members, forward, autocast=autocast, strategy=strategy)
         self._set_up(members, likelihood, forwarding, keep_members)
@@ -147,7 +153,7 @@ class Ensemble:
         for index, model in enumerate(models):
             _check_architecture(layout, model, index)
         thetas = torch.stack([layout.flatten(model).to(device_of(models[0])) for model in models])
-        members = MemberStack(Shadow(models[0], layout), thetas, list(thetas), list(range(len(models))))
+        members = MemberStack(Shadow(models[0], layout), Kept(thetas), list(thetas), range(len(models)))
         members.buffers = [
             {
                 clean_name(name): buffer.detach().clone().to(thetas.device)
@@ -176,17 +182,25 @@ class Ensemble:
             A `CategoricalPredictive`, or a `GaussianPredictive` for the Gaussian likelihoods.
         """
         with self._turn:
-            if self._growth is not None:
-                stopping, source = self._growth
-                wanted = stopping.needed(self._predict(batch))
-                source.extend_(self._members, self._forwarding, wanted)
-                self._growth = None
-            return self._predict(batch)
+            self._grow(batch)
+            return self._predict([batch])[0]
 
-    def _predict(self, batch: Any) -> Any:
-        accumulator = self._likelihood.accumulator(keep_members=self._keep_members)
-        self._forwarding.each(batch, accumulator.update)
-        return accumulator.compute()
+    def _grow(self, batch: Any) -> None:
+        """With n_samples="auto", at the first batch: draws as many members as it takes."""
+        if self._growth is not None:
+            stopping, source = self._growth
+            wanted = stopping.needed(self._predict([batch])[0])
+            source.extend_(self._members, self._forwarding, wanted)
+            self._growth = None
+
+    def _predict(self, batches: Sequence[Any]) -> list[Any]:
+        accumulators = [self._likelihood.accumulator(keep_members=self._keep_members) for _ in batches]
+        at_once = self._members.at_once
+        for start in range(0, self.n_samples, at_once):
+            block = range(start, min(start + at_once, self.n_samples))
+            for batch, accumulator in zip(batches, accumulators, strict=True):
+                self._forwarding.each(batch, accumulator.update, block)
+        return [accumulator.compute() for accumulator in accumulators]
 
     def predict(self, loader: Iterable[Any]) -> Any:
         """The predictive for all the rows of a loader, in its order; the loader is read once.
@@ -196,10 +210,27 @@ class Ensemble:
         """
         check_loader("loader", loader)
         batches = track(loader, "predict", total=length(loader))
-        parts: list[Predictive] = [self(batch) for batch in batches]
+        parts: list[Predictive] = []
+        for group in self._groups(batches):
+            with self._turn:
+                self._grow(group[0])
+                parts += self._predict(group)
         if not parts:
             raise InputError("loader: gave no batch; pass a loader with at least one batch")
         return type(parts[0]).concatenate(parts)
+
+    def _groups(self, batches: Iterable[Any]) -> Iterator[list[Any]]:
+        """Batches one by one; where members are drawn again for each, as many as weigh a block of those."""
+        group: list[Any] = []
+        for batch in batches:
+            group.append(batch)
+            members = self._members
+            block = 0 if members.at_once >= len(members) else members.at_once * 4 * members.layout.size
+            if sum(map(n_bytes, group)) >= block:
+                yield group
+                group = []
+        if group:
+            yield group
 
     @property
     def n_samples(self) -> int:

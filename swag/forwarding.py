@@ -79,33 +79,38 @@ class Forwarding:
             if handle is not None:
                 handle.remove()
 
-    def each(self, batch: Any, consume: Callable[[Tensor], None]) -> None:
-        """Calls `consume` with every member's outputs for a batch, one after the other."""
+    def each(self, batch: Any, consume: Callable[[Tensor], None], chosen: range | None = None) -> None:
+        """Calls `consume` with every member's outputs, or every chosen one's, for a batch."""
+        members = range(len(self.members)) if chosen is None else chosen
         # Outside of inference mode: its tensors could not be parameters here.
         with torch.inference_mode(False), torch.no_grad():
-            if isinstance(self.strategy, Vmapped) and self._each_vmapped(self.strategy, batch, consume):
+            if isinstance(self.strategy, Vmapped) and self._each_vmapped(
+                self.strategy, batch, consume, members
+            ):
                 return
             if isinstance(self.strategy, Compiled):
                 self._try_compiling(batch)
-            self._each_in_turn(batch, consume)
+            self._each_in_turn(batch, consume, members)
 
-    def _each_in_turn(self, batch: Any, consume: Callable[[Tensor], None]) -> None:
+    def _each_in_turn(self, batch: Any, consume: Callable[[Tensor], None], chosen: range) -> None:
         with ExitStack() as stack:
             self.try_memory_format(batch)
             self._try_folding(batch)
             if self._folding is not None:
                 stack.enter_context(self._folding.active())
             module = self.members.module if self._compiled is None else self._compiled
-            for index in range(len(self.members)):
+            for index in chosen:
                 self.members.load_(index)
                 if self._folding is not None:
                     self._folding.fold_()
                 consume(as_tensor(self.run(module, batch)))
 
-    def _each_vmapped(self, strategy: Vmapped, batch: Any, consume: Callable[[Tensor], None]) -> bool:
+    def _each_vmapped(
+        self, strategy: Vmapped, batch: Any, consume: Callable[[Tensor], None], chosen: range
+    ) -> bool:
         """Whether it could be done so; when not, nothing was consumed."""
         try:
-            chunk = each_vmapped(self.members, self._tensor_of, batch, consume, strategy.chunk)
+            chunk = each_vmapped(self.members, self._tensor_of, batch, consume, strategy.chunk, chosen)
         except CannotVmap as error:
             _log.warning("vmap cannot run this model (%s); its members run one after the other", error)
             self.strategy = Loop()

@@ -26,7 +26,7 @@ _ROUNDS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 _LAST_SHIFT = 31
 # Positions come in blocks of 2·_HALF: the first half takes the cosines, the second the sines.
 _HALF = 512
-_BLOCK = 2 * _HALF
+BLOCK = 2 * _HALF
 _CHUNK = 1 << 17
 
 
@@ -95,7 +95,7 @@ class NormalSource:
 
     def __init__(self, device: torch.device | str) -> None:
         half = _CHUNK // 2
-        self._weyl = torch.arange(half, dtype=torch.int64, device=device).mul_(_signed(_WEYL))
+        self._weyl = weyl_steps(half, device)
         self._bits = torch.empty_like(self._weyl)
         self._shifted = torch.empty_like(self._weyl)
         self._radius = torch.empty(half, dtype=torch.float32, device=device)
@@ -105,9 +105,9 @@ class NormalSource:
     def fill_(self, out: Tensor, *, key: int, start: int = 0) -> None:
         """Writes the normals of positions start … start + m − 1 into `out` (m,), of any floating dtype."""
         stop = start + out.numel()
-        low = start - start % _BLOCK
+        low = start - start % BLOCK
         while low < stop:
-            high = min(low + _CHUNK, -(-stop // _BLOCK) * _BLOCK)
+            high = min(low + _CHUNK, -(-stop // BLOCK) * BLOCK)
             a, b = max(low, start), min(high, stop)
             piece = out[a - start : b - start]
             if (a, b) == (low, high) and out.dtype == torch.float32 and out.is_contiguous():
@@ -134,6 +134,38 @@ class NormalSource:
         torch.cos(angle.view(-1, _HALF), out=blocks[:, 0])
         torch.sin(angle.view(-1, _HALF), out=blocks[:, 1])
         blocks.mul_(radius.view(-1, 1, _HALF))
+
+
+def add_normals_(out: Tensor, mean: Tensor, std: Tensor, base: Tensor, steps: Tensor) -> None:
+    """out = mean + std ⊙ normals (m,), m a multiple of BLOCK; one expression, for `torch.compile`.
+
+    The formula of `NormalSource`, which computes it in place, step by step.
+
+    Args:
+        out: (m,).
+        mean: (m,).
+        std: (m,).
+        base: int64 scalar, `base_of` the key and the first position.
+        steps: (m/2,), `weyl_steps`; a table, since the compiler's index arithmetic does not wrap around.
+    """
+    bits = base + steps
+    for shift, multiplier in _ROUNDS:
+        bits = (bits ^ _shifted_right(bits, shift)) * _signed(multiplier)
+    bits = bits ^ _shifted_right(bits, _LAST_SHIFT)
+    radius = ((_shifted_right(bits, 33).float() + 0.5) * 2.0**-31).log().mul(-2).sqrt().view(-1, _HALF)
+    angle = (bits.to(torch.int32).float() * (math.pi * 2.0**-31)).view(-1, _HALF)
+    normals = torch.cat([radius * angle.cos(), radius * angle.sin()], 1).view(-1)
+    out.copy_(mean + std * normals)
+
+
+def weyl_steps(n_pairs: int, device: torch.device | str) -> Tensor:
+    """j·φ modulo 2⁶⁴ for j below n_pairs, as int64."""
+    return torch.arange(n_pairs, dtype=torch.int64, device=device).mul_(_signed(_WEYL))
+
+
+def base_of(key: int, start: int) -> Tensor:
+    """What `add_normals_` wants for a key and a first position, a multiple of BLOCK."""
+    return torch.tensor(_signed(key + start // 2 * _WEYL), device="cpu")
 
 
 def balanced_uniform(n: int, n_items: int, seed: int) -> Tensor:
@@ -173,6 +205,10 @@ def _signed(value: int) -> int:
     """The int64 with the same 64 bits: torch's unsigned types lack the arithmetic."""
     value &= _MASK
     return value - (1 << 64) if value >> 63 else value
+
+
+def _shifted_right(bits: Tensor, shift: int) -> Tensor:
+    return (bits >> shift) & ((1 << (64 - shift)) - 1)
 
 
 def _shift_right(bits: Tensor, shift: int, out: Tensor) -> Tensor:

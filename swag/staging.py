@@ -19,6 +19,8 @@ from swag.parameters import Layout
 _CPU_PIECE = 1 << 19
 # On a device a piece costs kernel launches, and there is no cache to stay in.
 _DEVICE_PIECE = 1 << 24
+# Tensors of this size and above are not gathered: a copy of them costs more than the calls that it saves.
+_CPU_LARGE, _DEVICE_LARGE = 1 << 17, 1 << 21
 
 
 @final
@@ -35,7 +37,7 @@ class Staging:
         self._device = device
         self._dtype = layout.statistics_dtype
         limit = piece or (_CPU_PIECE if device.type == "cpu" else _DEVICE_PIECE)
-        self._plan = _plan(layout, limit)
+        self._plan = _plan(layout, limit, _CPU_LARGE if device.type == "cpu" else _DEVICE_LARGE)
         self.widest = max((p.stop - p.start for p in self._plan), default=0)
         self._buffer: Tensor | None = None
         self._views: list[list[Tensor]] = []
@@ -70,7 +72,8 @@ class Staging:
     def _gathered(self, index: int, piece: _Piece, tensors: Sequence[Tensor]) -> Tensor:
         if self._buffer is None:
             with torch.inference_mode(False):  # a buffer made in inference mode could not be filled outside
-                self._buffer = torch.empty(self.widest, dtype=self._dtype, device=self._device)
+                gathered = max(p.stop - p.start for p in self._plan if p.cut is None)
+                self._buffer = torch.empty(gathered, dtype=self._dtype, device=self._device)
                 self._views = [self._views_of(p) for p in self._plan]
         if self._staged != index:
             torch._foreach_copy_(self._views[index], list(tensors[piece.first : piece.last]))
@@ -93,10 +96,10 @@ class _Piece:
         self.start, self.stop, self.first, self.last, self.cut = start, stop, first, last, cut
 
 
-def _plan(layout: Layout, limit: int) -> list[_Piece]:
+def _plan(layout: Layout, limit: int, large: int) -> list[_Piece]:
     plan: list[_Piece] = []
     for index, entry in enumerate(layout.entries):
-        if entry.stop - entry.start >= limit:
+        if entry.stop - entry.start >= min(limit, large):
             for start in range(entry.start, entry.stop, limit):
                 stop = min(start + limit, entry.stop)
                 plan.append(_Piece(start, stop, index, index + 1, start - entry.start))

@@ -24,8 +24,9 @@ def each_vmapped(
     batch: Any,
     consume: Callable[[Tensor], None],
     chunk: int,
+    chosen: range,
 ) -> int:
-    """Calls `consume` with every member's outputs, `chunk` of them computed together.
+    """Calls `consume` with the outputs of the chosen members, `chunk` of them computed together.
 
     Out of memory, the chunk is halved and tried again.
 
@@ -37,9 +38,9 @@ def each_vmapped(
         InputError: not even one member fits into memory.
     """
     caller = _Caller(members.module, forward)
-    start = 0
-    while start < len(members):
-        stop = min(start + chunk, len(members))
+    start = chosen.start
+    while start < chosen.stop:
+        stop = min(start + chunk, chosen.stop)
         try:
             outputs = _run(members, caller, batch, start, stop)
         except (torch.OutOfMemoryError, MemoryError) as error:
@@ -50,7 +51,7 @@ def each_vmapped(
             chunk //= 2
             continue
         except Exception as error:  # what vmap lacks comes in many classes
-            if start > 0 or isinstance(error, InputError):
+            if start > chosen.start or isinstance(error, InputError):
                 raise
             raise CannotVmap(str(error)) from error
         for output in outputs:

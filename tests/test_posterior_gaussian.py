@@ -1,6 +1,7 @@
 """The SWAG posterior's samples and its scale: what is drawn has the covariance of the dense formula."""
 
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from scipy import stats
 
 from swag import InputError, LowRankGaussian
-from swag.posterior import low_rank_gaussian
+from swag.posterior import drawing
 from tests import oracles
 from tests.checks import array, assert_close, assert_covariance_close, assert_distributed, assert_means
 from tests.runs import TwoLayers, dense, random_gaussian, seeded
@@ -97,8 +98,34 @@ class TestSamples:
     def test_drawing_in_pieces_changes_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         posterior = random_gaussian(5000, 3, dtype=torch.float32)
         whole = posterior.sample(6, generator=seeded())
-        monkeypatch.setattr(low_rank_gaussian, "_DRAW_CHUNK", 1024)
+        monkeypatch.setattr(drawing, "_PIECE", 1024)
         torch.testing.assert_close(posterior.sample(6, generator=seeded()), whole, rtol=1e-5, atol=1e-6)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_the_compiled_way_draws_the_same(self, dtype: torch.dtype) -> None:
+        posterior = random_gaussian(5000, 3, dtype=dtype)  # four blocks of 1024, and a rest
+        compiled = posterior.compiled()
+        whole = compiled.sample(6, generator=seeded())
+        torch.testing.assert_close(whole, posterior.sample(6, generator=seeded()), rtol=1e-5, atol=2e-6)
+        assert torch.equal(compiled.sample(2, generator=seeded()), whole[:2])
+        assert torch.equal(compiled.sample_range(3, 5, generator=seeded()), whole[3:5])
+        assert compiled._fused is not None and compiled._fused._step is not None  # it did not fall back
+        smaller = compiled.with_scale(0.0).sample(1, generator=seeded())
+        assert torch.equal(smaller[0], posterior.mean)
+
+    def test_a_compiler_that_fails_changes_nothing(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def broken(*_: object) -> None:
+            raise RuntimeError("no compiler")
+
+        monkeypatch.setattr(torch, "compile", lambda function: broken)
+        posterior = random_gaussian(5000, 3, dtype=torch.float32)
+        compiled = posterior.compiled()
+        assert torch.equal(compiled.sample(4, generator=seeded()), posterior.sample(4, generator=seeded()))
+        assert caplog.text.count("no compiler") == 1
+        again = pickle.loads(pickle.dumps(compiled))
+        assert torch.equal(again.sample(2, generator=seeded()), posterior.sample(2, generator=seeded()))
 
     def test_large_posteriors_are_right_in_every_piece(self) -> None:
         """D over several pieces: the whitened values of each piece are normal and one z₂ moves them all."""

@@ -185,20 +185,21 @@ class TestArguments:
         mixture = swag.Mixture([swag.PointMass(torch.zeros(2)), swag.PointMass(torch.ones(2).double())])
         samples = mixture.sample(4, generator=torch.Generator().manual_seed(0))
         assert samples.dtype == torch.float64 and sorted(samples[:, 0].tolist()) == [0, 0, 1, 1]
-        one = mixture.sample_one(2, generator=torch.Generator().manual_seed(0))
-        assert torch.equal(one, samples[2])
+        part = mixture.sample_range(2, 4, generator=torch.Generator().manual_seed(0))
+        assert torch.equal(part, samples[2:])
 
 
 class TestSurvivors:
     """Lines that could be broken without a test noticing."""
 
-    def test_one_sample_of_a_mixture_is_that_of_the_whole_draw(self):
+    def test_a_range_of_a_mixture_is_that_of_the_whole_draw(self):
         posterior = trained(nn.Linear(3, 2)).swag()
         mixture = swag.Mixture([posterior, posterior.with_scale(2.0)], [0.3, 0.7])
         samples = mixture.sample(9, generator=torch.Generator().manual_seed(4))
-        for index, sample in enumerate(samples):
-            one = mixture.sample_one(index, generator=torch.Generator().manual_seed(4))
-            assert torch.equal(one, sample)
+        for start in range(9):
+            for stop in range(start + 1, 10):
+                part = mixture.sample_range(start, stop, generator=torch.Generator().manual_seed(4))
+                assert torch.equal(part, samples[start:stop])
 
     def test_an_ensemble_of_points_keeps_its_own_copy(self):
         samples = torch.randn(3, 8)

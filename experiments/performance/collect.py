@@ -16,6 +16,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_swa_multi_avg_fn
 
 import swag
+from swag.moments import compiled_kernel
 
 from .models import MODELS, jitter_
 from .results import Goal, Results, Settings, Table
@@ -25,6 +26,7 @@ from .timing import interleaved
 RANK = 20
 OURS = "swag"
 BFLOAT16 = "swag, bfloat16 rows"
+COMPILED = "swag, compiled kernel"
 COPY = "copy_ of 28 bytes a parameter"
 COPY_24 = "copy_ of 24 bytes a parameter"
 AVERAGED = "AveragedModel (mean only)"
@@ -69,6 +71,10 @@ def _one(table: Table, name: str, rank: int, settings: Settings, skipped: list[s
         collector = swag.Collector(model, rank=rank, deviation_dtype=dtype)
         _fill(lambda c=collector: c.collect(model), model, rank, settings.seed)
         add(label, "ours", lambda c=collector: c.collect(model))
+    if not settings.smoke:
+        collector = swag.Collector(model, rank=rank, kernel=compiled_kernel())
+        _fill(lambda c=collector: c.collect(model), model, rank, settings.seed)
+        add(COMPILED, "ours", lambda c=collector: c.collect(model))
     # A quick run leaves slow rows of m3 out.
     only = ("swa_gaussian",) if size > (_LARGE if not settings.quick else _LARGE // 10) else ()
     for rival, own in rivals(make, rank, settings.swa_gaussian, skipped, only=only):
@@ -171,6 +177,12 @@ def _speed(table: Table, names: list[str]) -> Iterator[Goal]:
         )
         gain = table.ratio("swa_gaussian", OURS, name)
         yield Goal.above("collect-peer", f"collect {name}, against swa_gaussian", gain, 30)
+        if table.figure(COMPILED, name) is None:
+            continue
+        copies, gain = table.ratio(COMPILED, COPY, name), table.ratio("swa_gaussian", COMPILED, name)
+        what = f"collect {name}, compiled"
+        yield Goal.below("collect-compiled", f"{what}, against copy_ of its 28 bytes", copies, 0.8)
+        yield Goal.above("collect-compiled-peer", f"{what}, against swa_gaussian", gain, 50)
     copies = table.ratio(OURS, COPY, "m2")
     yield Goal.below("collect-small-copy", "collect m2 (65 small tensors), against copy_", copies, 2)
     gain = table.ratio("swa_gaussian", OURS, "m2")

@@ -9,6 +9,7 @@ from swag.batchnorm.exact import ExactBatchNorm, refresh_batchnorm_
 from swag.batchnorm.layers import batchnorm_modules, eval_mode
 from swag.batchnorm.policy import BatchNormPolicy, KeepBatchNorm, Members
 from swag.batchnorm.statistics import batch_statistics
+from swag.batchnorm.usual import UsualBatchNorm
 
 __all__ = [
     "BatchNormPolicy",
@@ -16,6 +17,7 @@ __all__ = [
     "ExactBatchNorm",
     "KeepBatchNorm",
     "Members",
+    "UsualBatchNorm",
     "batch_statistics",
     "batchnorm_modules",
     "eval_mode",

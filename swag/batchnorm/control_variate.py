@@ -18,6 +18,11 @@ from swag.batchnorm.statistics import batch_statistics
 from swag.errors import InputError
 from swag.progress import track
 
+
+class RunsTwice(InputError):
+    """A layer runs more than once in a forward pass."""
+
+
 Moments = dict[str, tuple[Tensor, Tensor]]
 
 
@@ -105,7 +110,7 @@ def _at_centre(
 
     def take(name: str, x: Tensor) -> None:
         if name in seen:
-            raise InputError(
+            raise RunsTwice(
                 f"batchnorm: the layer '{name}' runs more than once in a forward pass, which the control "
                 "variate cannot correct; pass batchnorm=swag.ExactBatchNorm()"
             )

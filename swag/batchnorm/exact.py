@@ -25,7 +25,7 @@ class ExactBatchNorm:
     """Every sample's statistics over the whole of `bn_loader`, as `refresh_batchnorm_` computes them.
 
     The loader is read once for all samples: augmentation and decoding are paid once, and every sample
-    sees the same batches.
+    sees the same batches. (Under a memory budget, once for each block of samples that fits.)
 
     Args:
         frozen: names of batch-norm modules to leave as they are.
@@ -45,10 +45,14 @@ class ExactBatchNorm:
         loader: Iterable[Any],
         forward: Forward | None,
     ) -> list[Buffers]:
-        """The statistics of every member, from one pass over the loader."""
-        loads = [lambda index=index: members.load_(index) for index in range(len(members))]
-        pooled = pool_statistics(members.module, layers, loader, forward, loads)
-        return [own.buffers() for own in pooled]
+        """The statistics of every member, from one pass over the loader for each block of members."""
+        found: list[Buffers] = []
+        for start in range(0, len(members), members.at_once):
+            block = range(start, min(start + members.at_once, len(members)))
+            loads = [lambda index=index: members.load_(index) for index in block]
+            pooled = pool_statistics(members.module, layers, loader, forward, loads)
+            found += [own.buffers() for own in pooled]
+        return found
 
 
 def refresh_batchnorm_(

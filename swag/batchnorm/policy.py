@@ -30,6 +30,10 @@ class Members(Protocol):
     def n_centres(self) -> int:
         """How many centres there are: one for a Gaussian, one a component for a mixture."""
 
+    @property
+    def at_once(self) -> int:
+        """How many members can be loaded in turn, again and again, at no cost; S, or what a budget holds."""
+
     def __len__(self) -> int:
         """S."""
 

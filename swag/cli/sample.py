@@ -60,7 +60,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.mean:
         write_checkpoint(folder / f"mean{suffix}", base, posterior.layout, posterior.mean, key=arguments.key)
     for index in track(range(arguments.first, arguments.first + n), "sample", total=n):
-        theta = posterior.sample_one(index, generator=torch.Generator().manual_seed(arguments.seed))
+        theta = posterior.sample_range(
+            index, index + 1, generator=torch.Generator().manual_seed(arguments.seed)
+        )[0]
         target = folder / f"sample_{index:04d}{suffix}"
         write_checkpoint(target, base, posterior.layout, theta, key=arguments.key)
     with open_checkpoint(base, arguments.key) as checkpoint:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from swag.batches import Forward
+from swag.batches import Forward, device_of
 from swag.ensemble import Ensemble
 from swag.errors import InputError
 from swag.files.kinds import Header, Packed, Tensors
@@ -19,6 +19,7 @@ from swag.parameters import Layout, clean_name, named_parameters
 from swag.predictive import Categorical, HeteroscedasticGaussian, HomoscedasticGaussian
 from swag.shadow import Shadow
 from swag.strategy import Compiled, Loop, Vmapped
+from swag.weights import Kept
 
 _LIKELIHOODS = {cls.__name__: cls for cls in (Categorical, HeteroscedasticGaussian, HomoscedasticGaussian)}
 _STRATEGIES = {cls.__name__: cls for cls in (Loop, Vmapped, Compiled)}
@@ -87,7 +88,7 @@ def unpack_ensemble(header: Header, tensors: Tensors, model: nn.Module, forward:
     if not bool(thetas.isfinite().all()):
         raise InputError("thetas: not finite")
     shadow = _shadow(model, layout, tensors)
-    members = MemberStack(shadow, thetas, [], [0] * len(thetas))
+    members = MemberStack(shadow, Kept(thetas.to(device_of(shadow.module))))
     own = {
         n.removeprefix(_OWN): t.to(members.thetas.device) for n, t in tensors.items() if n.startswith(_OWN)
     }

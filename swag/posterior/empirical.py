@@ -11,7 +11,7 @@ from swag.diagnostics import Diagnosis, diagnose_points
 from swag.errors import InputError
 from swag.noise import balanced_uniform, take_seed
 from swag.parameters import Layout
-from swag.posterior.protocol import check_dense, check_layout, check_n_samples, check_tensor
+from swag.posterior.protocol import check_dense, check_layout, check_n_samples, check_range, check_tensor
 
 
 @final
@@ -67,10 +67,20 @@ class Empirical:
         chosen = balanced_uniform(n_samples, len(self.samples), take_seed(generator))
         return self.samples[chosen.to(self.samples.device)]
 
-    def sample_one(self, index: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """`sample(index + 1)[index]` (D,), at the cost of one."""
-        check_n_samples(index + 1)
-        return self.samples[int(balanced_uniform(index + 1, len(self.samples), take_seed(generator))[-1])]
+    def sample_range(self, start: int, stop: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """`sample(stop)[start:]` (stop − start, D), without the others."""
+        check_range(start, stop)
+        chosen = balanced_uniform(stop, len(self.samples), take_seed(generator))[start:]
+        return self.samples[chosen.to(self.samples.device)]
+
+    def centres(
+        self, n_samples: int = 1, *, generator: torch.Generator | None = None
+    ) -> tuple[list[Tensor], list[int]]:
+        """The points that `sample` draws, each once, and which of them each sample is."""
+        check_n_samples(n_samples)
+        chosen = balanced_uniform(n_samples, len(self.samples), take_seed(generator))
+        used, index = chosen.unique(return_inverse=True)
+        return [self.samples[point] for point in used.tolist()], index.tolist()
 
     def diagnose(self) -> Diagnosis:
         """Autocorrelation in the order of the samples, effective rank, spread by layer, warnings."""

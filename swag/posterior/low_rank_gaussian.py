@@ -11,13 +11,15 @@ from torch import Tensor
 
 from swag.diagnostics import Diagnosis, diagnose_gaussian
 from swag.errors import InputError
-from swag.noise import NormalSource, key_for, take_seed
+from swag.noise import take_seed
 from swag.parameters import Layout
+from swag.posterior.drawing import Fused, draw
 from swag.posterior.protocol import (
     check_dense,
     check_finite,
     check_layout,
     check_n_samples,
+    check_range,
     check_scale,
     check_tensor,
     check_vector,
@@ -26,11 +28,6 @@ from swag.posterior.protocol import (
 
 # θ is read in pieces of this many weights when densities are computed in float64.
 _CHUNK = 1 << 18
-# Samples are drawn in pieces of this many weights, which stay in a core's cache, and groups of this many.
-_DRAW_CHUNK = 1 << 16
-_GROUP = 4
-# A sample's two streams of noise: z₁, a number for each weight, and z₂, K numbers for all of them.
-_DIAGONAL, _SHARED = 0, 1
 
 
 @final
@@ -80,6 +77,7 @@ class LowRankGaussian:
         # snapshots there were (None where nobody said).
         self.scale: float = 1.0
         self.n_collected: int | None = None
+        self._fused: Fused | None = None
 
     @classmethod
     def from_moments(
@@ -142,7 +140,17 @@ class LowRankGaussian:
 
     def _like(self, cov_diag: Tensor, rows: Tensor, row_scale: float, scale: float) -> LowRankGaussian:
         posterior = type(self).from_rows(self.mean, cov_diag, rows, row_scale=row_scale, layout=self.layout)
-        posterior.scale, posterior.n_collected = scale, self.n_collected
+        posterior.scale, posterior.n_collected, posterior._fused = scale, self.n_collected, self._fused
+        return posterior
+
+    def compiled(self) -> LowRankGaussian:
+        """The same posterior, whose draws go through a kernel fused by `torch.compile`.
+
+        Two to three times as fast from some 100,000 weights on, after seconds for compiling at the first
+        draw; samples differ from the others by rounding. Where compiling fails draws are the plain ones.
+        """
+        posterior = self._like(self.cov_diag, self.rows, self.row_scale, self.scale)
+        posterior._fused = Fused()
         return posterior
 
     @property
@@ -179,40 +187,13 @@ class LowRankGaussian:
         check_n_samples(n_samples)
         return self._draw(range(n_samples), take_seed(generator))
 
-    def sample_one(self, index: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """`sample(index + 1)[index]` (D,), at the cost of one."""
-        check_n_samples(index + 1)
-        return self._draw(range(index, index + 1), take_seed(generator))[0]
+    def sample_range(self, start: int, stop: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """`sample(stop)[start:]` (stop − start, D), at the cost of those alone."""
+        check_range(start, stop)
+        return self._draw(range(start, stop), take_seed(generator))
 
     def _draw(self, indices: range, seed: int) -> Tensor:
-        size, dtype, device = self.mean.numel(), self.mean.dtype, self.mean.device
-        source = NormalSource(device)
-        # Groups are padded to _GROUP: a matrix product rounds by its shape, and a sample must not depend on
-        # how many are drawn with it.
-        first, last = indices.start - indices.start % _GROUP, -(-indices.stop // _GROUP) * _GROUP
-        z2 = torch.zeros(last - first, self.rank, dtype=dtype, device=device)
-        for index in indices:
-            source.fill_(z2[index - first], key=key_for(seed, index, _SHARED))
-        z2 *= self.row_scale
-        theta = torch.empty(len(indices), size, dtype=dtype, device=device)
-        noise = torch.empty(_DRAW_CHUNK, dtype=dtype, device=device)
-        moved = torch.empty(_GROUP * _DRAW_CHUNK, dtype=dtype, device=device)
-        for start in range(0, size, _DRAW_CHUNK):
-            at = slice(start, min(start + _DRAW_CHUNK, size))
-            length = at.stop - at.start
-            std, rows = self.cov_diag[at].sqrt(), self.rows[:, at].to(dtype)
-            for index in indices:
-                out = theta[index - indices.start, at]
-                if self.rank and (index % _GROUP == 0 or index == indices.start):
-                    group = index - index % _GROUP - first
-                    together = moved[: _GROUP * length].view(_GROUP, length)
-                    torch.mm(z2[group : group + _GROUP], rows, out=together)
-                piece = noise[:length]
-                source.fill_(piece, key=key_for(seed, index, _DIAGONAL), start=start)
-                torch.addcmul(self.mean[at], std, piece, out=out)
-                if self.rank:
-                    out += together[index % _GROUP]
-        return theta
+        return draw(self.mean, self.cov_diag, self.rows, self.row_scale, indices, seed, self._fused)
 
     def diagnose(self) -> Diagnosis:
         """Autocorrelation of the snapshots, effective rank, shares of variance, spread by layer, warnings."""

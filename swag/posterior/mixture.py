@@ -14,7 +14,14 @@ from swag.diagnostics import Diagnosis, diagnose_mixture
 from swag.errors import InputError
 from swag.noise import balanced_uniform, balanced_weighted, split_seeds, take_seed
 from swag.parameters import Layout
-from swag.posterior.protocol import Posterior, check_dense, check_n_samples
+from swag.posterior.protocol import (
+    Posterior,
+    centres,
+    check_dense,
+    check_n_samples,
+    check_range,
+    sample_range,
+)
 
 _WEIGHT_TOLERANCE = 1e-6
 
@@ -105,37 +112,44 @@ class Mixture:
 
     def sample(self, n_samples: int = 1, *, generator: torch.Generator | None = None) -> Tensor:
         """Draws (n_samples, D); the first m of n do not depend on n."""
-        return self.sample_with_components(n_samples, generator=generator)[0]
+        check_n_samples(n_samples)
+        return self.sample_range(0, n_samples, generator=generator)
 
-    def sample_with_components(
+    def sample_range(self, start: int, stop: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """`sample(stop)[start:]` (stop − start, D), at the cost of those alone."""
+        check_range(start, stop)
+        seed, *own = split_seeds(take_seed(generator), 1 + len(self.posteriors))
+        chosen = self.components(stop, seed=seed)
+        first = self.posteriors[0].mean
+        theta = torch.empty(stop - start, first.numel(), dtype=self._dtype, device=first.device)
+        for m, posterior in enumerate(self.posteriors):
+            before = int((chosen[:start] == m).sum())
+            at = (chosen[start:] == m).nonzero().flatten()
+            if len(at):
+                source = torch.Generator().manual_seed(own[m])
+                drawn = sample_range(posterior, before, before + len(at), generator=source)
+                theta[at.to(theta.device)] = drawn.to(theta)
+        return theta
+
+    def centres(
         self, n_samples: int = 1, *, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """What `sample` draws, and which component each came from (n_samples,)."""
+    ) -> tuple[list[Tensor], list[int]]:
+        """The centres of the components that `sample` draws from (of nested ones, theirs), each sample's."""
         check_n_samples(n_samples)
         seed, *own = split_seeds(take_seed(generator), 1 + len(self.posteriors))
         chosen = self.components(n_samples, seed=seed)
-        first = self.posteriors[0].mean
-        theta = torch.empty(n_samples, first.numel(), dtype=self._dtype, device=first.device)
+        found: list[Tensor] = []
+        centre_of = [0] * n_samples
         for m, posterior in enumerate(self.posteriors):
-            at = (chosen == m).nonzero().flatten()
-            if len(at):
-                drawn = posterior.sample(len(at), generator=torch.Generator().manual_seed(own[m]))
-                theta[at.to(theta.device)] = drawn.to(theta)
-        return theta, chosen
-
-    def sample_one(self, index: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """`sample(index + 1)[index]` (D,), at the cost of one."""
-        check_n_samples(index + 1)
-        seed, *own = split_seeds(take_seed(generator), 1 + len(self.posteriors))
-        chosen = self.components(index + 1, seed=seed)
-        m = int(chosen[-1])
-        count = int((chosen == m).sum())
-        posterior, source = self.posteriors[m], torch.Generator().manual_seed(own[m])
-        if hasattr(posterior, "sample_one"):
-            drawn = posterior.sample_one(count - 1, generator=source)
-        else:
-            drawn = posterior.sample(count, generator=source)[-1]
-        return drawn.to(device=self.posteriors[0].mean.device, dtype=self._dtype)
+            at = (chosen == m).nonzero().flatten().tolist()
+            if at:
+                points, point_of = centres(
+                    posterior, len(at), generator=torch.Generator().manual_seed(own[m])
+                )
+                for index, point in zip(at, point_of, strict=True):
+                    centre_of[index] = len(found) + point
+                found += points
+        return found, centre_of
 
     def diagnose(self) -> Diagnosis:
         """The components' diagnoses, and the share of the variance that lies between them.

@@ -9,7 +9,14 @@ from torch import Tensor
 
 from swag.diagnostics import Diagnosis, diagnose_points
 from swag.parameters import Layout
-from swag.posterior.protocol import check_dense, check_finite, check_layout, check_n_samples, check_vector
+from swag.posterior.protocol import (
+    check_dense,
+    check_finite,
+    check_layout,
+    check_n_samples,
+    check_range,
+    check_vector,
+)
 
 
 @final
@@ -54,9 +61,10 @@ class PointMass:
         check_n_samples(n_samples)
         return self.mean.repeat(n_samples, 1)
 
-    def sample_one(self, index: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """The mean (D,), a copy."""
-        return self.mean.clone()
+    def sample_range(self, start: int, stop: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Copies of the mean (stop − start, D)."""
+        check_range(start, stop)
+        return self.mean.repeat(stop - start, 1)
 
     def diagnose(self) -> Diagnosis:
         """One point: no spread, and no warnings."""

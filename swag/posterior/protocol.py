@@ -37,6 +37,36 @@ class Posterior(Protocol):
         """Draws (n_samples, D)."""
 
 
+def sample_range(
+    posterior: Posterior, start: int, stop: int, *, generator: torch.Generator | None = None
+) -> Tensor:
+    """`posterior.sample(stop)[start:]` (stop − start, D), at the cost of those alone where it can."""
+    check_range(start, stop)
+    if hasattr(posterior, "sample_range"):
+        return posterior.sample_range(start, stop, generator=generator)
+    return posterior.sample(stop, generator=generator)[start:]
+
+
+def centres(
+    posterior: Posterior, n_samples: int, *, generator: torch.Generator | None = None
+) -> tuple[list[Tensor], list[int]]:
+    """What the samples that `sample` draws lie around: points (D,), and for each sample its point's index.
+
+    A sample of a Gaussian lies around its mean, one of a mixture around its component's, and one of a few
+    points is its own centre.
+    """
+    if hasattr(posterior, "centres"):
+        return posterior.centres(n_samples, generator=generator)
+    return [posterior.mean], [0] * n_samples
+
+
+def check_range(start: int, stop: int) -> None:
+    if isinstance(start, bool) or not isinstance(start, int | Integral) or start < 0:
+        raise InputError(f"start: got {start!r}; pass the number of the first sample wanted, from 0 on")
+    if isinstance(stop, bool) or not isinstance(stop, int | Integral) or stop <= start:
+        raise InputError(f"stop: got {stop!r}; pass an integer above start ({start})")
+
+
 def check_n_samples(n_samples: int) -> None:
     if isinstance(n_samples, bool) or not isinstance(n_samples, int | Integral) or n_samples < 1:
         raise InputError(f"n_samples: got {n_samples!r}; pass an integer of at least 1")
