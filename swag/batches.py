@@ -59,7 +59,7 @@ def is_iterator(loader: Iterable[Any]) -> bool:
 def n_rows(loader: Iterable[Any]) -> int | None:
     """The rows that a loader gives in one pass, up to a batch, where that is known without reading it."""
     loader = _whole(loader)
-    if isinstance(loader, list | tuple):
+    if type(loader) in (list, tuple):  # not what merely is one, and may do work when read
         return sum(map(_rows, loader))
     batch_size, batches = getattr(loader, "batch_size", None), length(loader)
     return batch_size * batches if isinstance(batch_size, int) and batches is not None else None

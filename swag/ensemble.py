@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from swag.approximation import ApproximationError, autocast_error, bn_error
 from swag.batches import Forward, check_loader, device_of, length, n_bytes
-from swag.batchnorm import BatchNormPolicy, ExactBatchNorm, batchnorm_modules
+from swag.batchnorm import BatchNormPolicy, UsualBatchNorm, batchnorm_modules
 from swag.draws import PILOT, Source, Stopping, layers_to_refresh, layout_for
 from swag.errors import InputError
 from swag.forwarding import Forwarding
@@ -46,8 +46,9 @@ class Ensemble:
         n_samples: S; 30 is usual. "auto" draws 8, looks at their spread on the first batch that is predicted,
             and draws as many more as `tolerance` takes (a posterior of points: each once).
         bn_loader: training batches for the batch-norm statistics; needed where the model has batch norm.
-        batchnorm: `ExactBatchNorm()` (the default: all rows for every sample, the loader read once),
-            `ControlVariateBatchNorm()` (a few rows, corrected; far cheaper), or `KeepBatchNorm()`.
+        batchnorm: `ExactBatchNorm()` (all rows for every sample, the loader read once),
+            `ControlVariateBatchNorm()` (a few rows, corrected; far cheaper), or `KeepBatchNorm()`. By default
+            exact below 8,192 training rows, the control variate from there on: see experiments/batchnorm.
         seed: makes the draws reproducible; None takes one from torch's global generator.
         likelihood: what outputs mean: `Categorical()` (the default), `HeteroscedasticGaussian()`, ….
         forward: forward(model, batch) → outputs; by default the first element of a tuple, a dict by keyword.
@@ -114,7 +115,7 @@ class Ensemble:
             stopping, n_first = None, len(atoms)
         check_n_samples(n_first)
         layout = layout_for(model, posterior)
-        policy = batchnorm if batchnorm is not None else ExactBatchNorm()
+        policy = batchnorm if batchnorm is not None else UsualBatchNorm()
         refreshed = layers_to_refresh(model, policy, bn_loader)
         own_seed = take_seed() if seed is None else checked_seed(seed)
         source = Source(posterior, own_seed, policy, refreshed, bn_loader, memory_budget)

@@ -201,8 +201,8 @@ def test_with_all_rows_in_the_subset_it_is_close_to_exact(case: str) -> None:
         return array(swag.Ensemble(model, posterior, 8, seed=0, bn_loader=data, batchnorm=policy)(x).probs)
 
     exact = probs(swag.ExactBatchNorm())
-    all_rows = np.abs(probs(swag.ControlVariateBatchNorm(rows=400)) - exact).max()
-    few_rows = np.abs(probs(swag.ControlVariateBatchNorm(rows=20)) - exact).max()
+    all_rows = np.abs(probs(swag.ControlVariateBatchNorm(rows=400, fresh=False)) - exact).max()
+    few_rows = np.abs(probs(swag.ControlVariateBatchNorm(rows=20, fresh=False)) - exact).max()
     assert all_rows < 2e-4 and few_rows > 10 * all_rows
 
 
@@ -326,7 +326,7 @@ def test_more_rows_are_better(trained: Trained) -> None:
     exact = trained.predict(swag.ExactBatchNorm())
 
     def mean_error(rows: int) -> float:
-        policies = [swag.ControlVariateBatchNorm(rows=rows, seed=seed) for seed in range(4)]
+        policies = [swag.ControlVariateBatchNorm(rows=rows, seed=seed, fresh=False) for seed in range(4)]
         return float(np.mean([error(trained.predict(policy), exact) for policy in policies]))
 
     assert mean_error(400) < mean_error(25) / 2
@@ -356,7 +356,7 @@ def test_components_of_a_mixture_are_corrected_by_their_own_means(trained: Train
 def test_fixed_subsets_cost_one_pass_a_sample_and_one_a_component(n_components: int) -> None:
     model, recorder = net(), Recorder([])
     posterior = swag.Mixture([gaussian(net(seed)) for seed in range(n_components)])
-    policy = swag.ControlVariateBatchNorm(rows=16)
+    policy = swag.ControlVariateBatchNorm(rows=16, fresh=False)
     swag.Ensemble(model, posterior, 6, bn_loader=training_batches(), batchnorm=policy, forward=recorder)
     subsets = recorder.subsets(16)
     assert len(subsets) == 6 + n_components
@@ -533,7 +533,7 @@ def test_frozen_layers_stay_as_they_are(how: str, fresh: bool) -> None:
 def test_layers_without_running_statistics_are_left_alone() -> None:
     model = net()
     model[1] = nn.BatchNorm1d(6, track_running_stats=False)
-    policy = swag.ControlVariateBatchNorm(rows=16)
+    policy = swag.ControlVariateBatchNorm(rows=16, fresh=False)
     ensemble = swag.Ensemble(
         model, gaussian(model), 3, seed=0, bn_loader=training_batches(), batchnorm=policy
     )
@@ -548,7 +548,7 @@ def test_a_layer_that_runs_twice_is_refused_by_name() -> None:
             gaussian(model),
             3,
             bn_loader=training_batches(),
-            batchnorm=swag.ControlVariateBatchNorm(rows=16),
+            batchnorm=swag.ControlVariateBatchNorm(rows=16, fresh=False),
         )
 
 
@@ -579,7 +579,7 @@ def test_a_layer_that_the_mean_weights_do_not_run_is_refused_by_name() -> None:
             Given(theta[None], mean, layout),
             1,
             bn_loader=training_batches(),
-            batchnorm=swag.ControlVariateBatchNorm(rows=16),
+            batchnorm=swag.ControlVariateBatchNorm(rows=16, fresh=False),
         )
 
 
@@ -587,7 +587,7 @@ def test_a_layer_that_the_mean_weights_do_not_run_is_refused_by_name() -> None:
 def test_other_dtypes(dtype: torch.dtype) -> None:
     model = net().to(dtype)
     batches = [batch.to(dtype) for batch in training_batches()]
-    policy = swag.ControlVariateBatchNorm(rows=32)
+    policy = swag.ControlVariateBatchNorm(rows=32, fresh=False)
     corrected, exact = (
         swag.Ensemble(model, gaussian(model, std=0.0005), 3, seed=0, bn_loader=batches, batchnorm=way)
         for way in (policy, swag.ExactBatchNorm())
@@ -644,7 +644,7 @@ def test_a_channel_that_only_a_sample_has_constant_has_no_negative_variance(seed
     with torch.no_grad():
         model[0].weight.zero_()
     posterior = Given(layout.flatten(model)[None], mean, layout)
-    policy = swag.ControlVariateBatchNorm(rows=4, seed=seed)
+    policy = swag.ControlVariateBatchNorm(rows=4, seed=seed, fresh=False)
     ensemble = swag.Ensemble(model, posterior, 1, bn_loader=training_batches(), batchnorm=policy)
     variance = statistics(ensemble)["1.running_var"]
     assert (variance >= 0).all() and (variance < 1e-3).all()
@@ -656,7 +656,7 @@ def test_a_channel_that_only_a_sample_has_constant_has_no_negative_variance(seed
 @pytest.mark.parametrize("rows", [1, 0, -5, 2.5, True, "128", None])
 def test_impossible_subsets_are_refused_at_once(rows: Any) -> None:
     with pytest.raises(swag.InputError, match=r"rows: got .*2 rows or more"):
-        swag.ControlVariateBatchNorm(rows=rows)
+        swag.ControlVariateBatchNorm(rows=rows, fresh=False)
 
 
 @FRESH
@@ -675,7 +675,7 @@ def test_batches_without_rows_are_refused() -> None:
             gaussian(model),
             2,
             bn_loader=[object()],
-            batchnorm=swag.ControlVariateBatchNorm(rows=2),
+            batchnorm=swag.ControlVariateBatchNorm(rows=2, fresh=False),
             forward=lambda model, batch: model(features(5)),
         )
 

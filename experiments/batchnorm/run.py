@@ -212,7 +212,7 @@ def policies(settings: Settings, seed: int) -> Iterator[tuple[dict[str, Any], An
     """
     n, full = settings.n_samples, settings.full_rows
     for rows in settings.rows:
-        fixed = swag.ControlVariateBatchNorm(rows=rows, seed=seed)
+        fixed = swag.ControlVariateBatchNorm(rows=rows, seed=seed, fresh=False)
         shared = {"shared_rows": full + rows}
         yield {"policy": "fixed", "rows": rows, "rows_per_sample": rows, **shared}, fixed
         cost = {"rows_per_sample": 2 * rows, "shared_rows": full}

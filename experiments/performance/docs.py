@@ -28,8 +28,8 @@ SECTIONS = {
 REASONS = {
     "collect-copy": "four operations go over each piece, and θ is read once more for the test of NaN and "
     "infinity; one fused pass (`kernel=compiled_kernel()`, below) is faster",
-    "collect-compiled": "the test of NaN and infinity reads θ once more before anything is written, a seventh of the "
-    "bytes; without it the fused pass takes about 0.8 of the copy",
+    "collect-compiled": "the test of NaN and infinity reads θ once more before anything is written, a "
+    "seventh of the bytes",
     "collect-compiled-peer": "as for the copy",
     "collect-peer": "as for the copy: it takes a fused pass",
     "collect-small-copy": "finding 65 parameters by name and gathering them takes a call each; the copy "
@@ -38,9 +38,10 @@ REASONS = {
     "collect-averaged": "calls, not bytes; AveragedModel keeps the mean alone and tests nothing",
     "draw": "normal numbers take about half of the time and fresh memory for the samples most of the "
     "rest; numbers that do not depend on how many are drawn take some ten operations in plain torch, "
-    "torch's own take one",
-    "draw-fast": "it takes a fused generator (C++ or Triton), which the library does not have",
-    "average-exact-float32": "convolutions take most of the time, the same ones as in the reference",
+    "torch's own take one (and alone take more than a tenth of the reference's time)",
+    "draw-fast": "the fused generator (`posterior.compiled()`) leaves the matrix product and fresh memory",
+    "average-exact-float32": "convolutions take most of the time, the same ones as in the reference, and "
+    "accurate statistics cost more than the training kernel's",
     "average-exact-bfloat16": "convolutions gain; statistics stay in float32 for their accuracy",
     "average-few-float32": "a 30th of the one pass over all rows is in the sum; without it, see the row "
     "below",

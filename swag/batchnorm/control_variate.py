@@ -38,30 +38,32 @@ class ControlVariateBatchNorm:
         running_mean = μ + √r·(μ* − μ̄),    running_var + ε = r·(v* + ε),    r = (v + ε)/(v̄ + ε)
 
     where μ̄, v̄ are the subset's statistics under θ̄ with every layer normalised by μ*, v*, and ε is the
-    layer's own. Because the sample is near θ̄, the subset's errors nearly cancel. A sample costs one forward
-    pass of `rows` rows instead of one over all the data. It is exact at θ̄ itself, and where a sample's
-    channel is θ̄'s times a number (up to ε, which keeps channels finite that are constant on the subset).
+    layer's own. Because the sample is near θ̄, the subset's errors nearly cancel. A sample costs forward
+    passes of `rows` rows (two where its subset is fresh) instead of one over all the data. It is exact at θ̄
+    itself, and where a sample's channel is θ̄'s times a number (up to ε, which keeps channels finite that are
+    constant on the subset).
 
     Args:
-        rows: rows in a subset.
+        rows: rows in a subset. Fresh subsets of 256 kept the error of the average below a tenth of the
+            Monte-Carlo error in all runs of experiments/batchnorm.
         seed: which rows.
         fresh: a subset of its own for every sample, so that errors average out over samples, at twice
-            the cost a sample; otherwise one for all.
+            the cost a sample; otherwise one for all, which takes twice as many rows or more.
         frozen: names of batch-norm modules to leave as they are.
 
     Raises:
         InputError: rows < 2, or no integer.
     """
 
-    rows: int = 128
+    rows: int = 256
     seed: int = 0
-    fresh: bool = False
+    fresh: bool = True
     frozen: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.rows, bool) or not isinstance(self.rows, int) or self.rows < 2:
             raise InputError(
-                f"rows: got {self.rows!r}; a subset needs 2 rows or more to have a variance (128 is usual)"
+                f"rows: got {self.rows!r}; a subset needs 2 rows or more to have a variance (256 is usual)"
             )
 
     @property

@@ -26,7 +26,7 @@ ROWS = 256
 @final
 @dataclass(frozen=True)
 class UsualBatchNorm:
-    """`ControlVariateBatchNorm(256, fresh=True)` from 8,192 training rows on, `ExactBatchNorm()` below.
+    """`ControlVariateBatchNorm()` from 8,192 training rows on, `ExactBatchNorm()` below.
 
     Exact also where the number of rows is not known beforehand, where a posterior's members hardly share
     centres (points are their own), where the loader can be read once only, and where a layer runs more
@@ -48,7 +48,7 @@ class UsualBatchNorm:
         shared = 2 * members.n_centres <= len(members)
         if rows is not None and rows >= LARGE and shared and not is_iterator(loader):
             try:
-                found = ControlVariateBatchNorm(ROWS, fresh=True).statistics(members, layers, loader, forward)
+                found = ControlVariateBatchNorm(ROWS).statistics(members, layers, loader, forward)
             except RunsTwice as error:
                 _log.info("%s; the statistics are taken exactly", error)
             else:
