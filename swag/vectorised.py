@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -77,4 +78,20 @@ def _run(members: MemberStack, caller: _Caller, batch: Any, start: int, stop: in
         f"module.{name}": stacked
         for name, stacked in (*members.stacked_weights(start, stop), *members.stacked_buffers(start, stop))
     }
-    return vmap(lambda own: functional_call(caller, own, (batch,)), randomness="different")(values)
+    with _put_back(caller):
+        return vmap(lambda own: functional_call(caller, own, (batch,)), randomness="different")(values)
+
+
+@contextmanager
+def _put_back(module: nn.Module) -> Iterator[None]:
+    """Afterwards every slot holds the tensor it held before.
+
+    A functional call forgets to where one module has two names, and leaves the stacked tensors in it.
+    """
+    held = [(own, dict(own._parameters), dict(own._buffers)) for own in module.modules()]
+    try:
+        yield
+    finally:
+        for own, parameters, buffers in held:
+            own._parameters.update(parameters)
+            own._buffers.update(buffers)

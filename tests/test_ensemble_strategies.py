@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 import swag
 from swag.forwarding import Forwarding
+from tests import cases
 
 # Reordered float32 sums over a few layers: outputs of order 1 agree to some 1e-6, probabilities better.
 ROUNDING = 2e-6
@@ -285,3 +286,21 @@ def test_monte_carlo_error_is_that_of_repeated_averages() -> None:
     # The spread of 40 averages is known to 1/√78 = 11 %, less over rows; the largest over classes of six
     # members' own errors is biased by a few percent the other way.
     assert sum(errors) / len(errors) == pytest.approx(spread, rel=0.25)
+
+
+def test_a_module_with_two_names_is_whole_after_vmap() -> None:
+    model = cases.SharedBatchNorm()
+    x, layout = cases.features(8), swag.Layout.of(model)
+    mean = layout.flatten(model)
+    posterior = swag.LowRankGaussian(
+        mean, torch.full_like(mean, 0.01), mean.new_zeros(len(mean), 0), layout=layout
+    )
+    ensemble = swag.Ensemble(
+        model, posterior, 4, bn_loader=[x], seed=0, batchnorm=swag.ExactBatchNorm(), strategy=swag.Vmapped(2)
+    )
+    plain = swag.Ensemble(
+        model, posterior, 4, bn_loader=[x], seed=0, batchnorm=swag.ExactBatchNorm(), strategy=swag.Loop()
+    )
+    torch.testing.assert_close(ensemble(x).probs, plain(x).probs, rtol=0, atol=1e-6)
+    member = ensemble.member(0)
+    torch.testing.assert_close(member(x).softmax(-1), plain.member(0)(x).softmax(-1), rtol=0, atol=1e-6)
