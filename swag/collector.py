@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from numbers import Integral
 from typing import Any, NoReturn, final
 
@@ -11,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from swag import moments
+from swag.applied import applied
+from swag.batches import Forward
 from swag.collector_state import STATE_VERSION, checked_state
 from swag.errors import InputError, StateError
 from swag.forecast import Forecast, check_fits, forecast
@@ -19,6 +22,7 @@ from swag.parameters import Layout, Select
 from swag.posterior import LowRankGaussian, PointMass
 from swag.running import Pieces, RunningMoments
 from swag.staging import Staging
+from swag.subspace.space import Subspace
 
 _ROW_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _VECTORS = ("origin", "offset_mean", "sq_dev")
@@ -121,7 +125,7 @@ class Collector:
                 f"deviation_folder: the statistics live on {self.device}; pass device='cpu', too"
             )
         self._check_memory()
-        self._staging = Staging(layout, self.device)
+        self._staging = Staging(layout, self.device, piece=getattr(kernel, "piece", None))
         # On an accelerator a snapshot's finiteness is known later: whether tensors were bad, on the device.
         self._pending: Tensor | None = None
 
@@ -213,6 +217,16 @@ class Collector:
         """
         return PointMass(self.mean, layout=self.layout)
 
+    def applied(
+        self, model: nn.Module, *, bn_loader: Iterable[Any] | None = None, forward: Forward | None = None
+    ) -> AbstractContextManager[nn.Module]:
+        """`with collector.applied(model):` the model holds θ̄, afterwards its own weights; see `applied`.
+
+        Raises:
+            StateError: no snapshot yet.
+        """
+        return applied(model, self.layout, self.mean, bn_loader=bn_loader, forward=forward)
+
     def swag_diag(self, scale: float = 1.0) -> LowRankGaussian:
         """SWAG-diag: N(θ̄, scale·Σ_diag), Σ_diag = sq_dev/n (population variance).
 
@@ -254,6 +268,19 @@ class Collector:
             layout=self.layout,
             n_collected=self._n,
         )
+
+    def subspace(self, k: int) -> Subspace:
+        r"""The affine subspace θ̄ + P z of the k longest directions: PCA of the deviation rows.
+
+        Column i of P is s_i v_i, the i-th singular value and right vector of D̂/√(K−1), K the rows present
+        [Izmailov et al. 2019].
+
+        Raises:
+            StateError: fewer than two snapshots.
+            InputError: k is larger than the rows present.
+        """
+        rows = self._require(2, "subspace()").ordered(self._n)
+        return Subspace.from_deviations(self.mean, rows, k, layout=self.layout)
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain data, safe for `torch.load(weights_only=True)`; resumes bit for bit."""

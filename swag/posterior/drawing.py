@@ -5,8 +5,9 @@ Every sample's normals are a function of (seed, its index, position in θ) alone
 
 from __future__ import annotations
 
+import bisect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, final
 
 import torch
@@ -24,6 +25,8 @@ _FUSED_PIECE = 1 << 20
 _GROUP = 4
 # A sample's two streams of noise: z₁, a number for each weight, and z₂, K numbers for all of them.
 _DIAGONAL, _SHARED = 0, 1
+# (start, stop, first): θ[start:stop] of a part of a longer vector stands there at position `first`.
+Run = tuple[int, int, int]
 
 
 def draw(
@@ -34,6 +37,7 @@ def draw(
     indices: range,
     seed: int,
     fused: Fused | None = None,
+    runs: Sequence[Run] | None = None,
 ) -> Tensor:
     """Samples number `indices` of a seed (n, D), θ = mean + √cov_diag ⊙ z₁ + row_scale·rowsᵀ z₂.
 
@@ -45,7 +49,13 @@ def draw(
         indices: which samples.
         seed: of the sequence.
         fused: adds diagonal noise in one compiled pass; the normals differ by rounding.
+        runs: where θ is a part of a longer vector, as a rank's shard is: its runs in order, without gaps.
+            Each weight's noise is then that of its position in the whole, so that every division of the
+            whole gives the same samples, but for the rounding of the matrix product.
     """
+    if runs is not None:
+        fused = None  # it wants whole blocks from aligned positions
+    places = [(0, mean.numel(), 0)] if runs is None else list(runs)
     size, dtype, device, rank = mean.numel(), mean.dtype, mean.device, len(rows)
     source = NormalSource(device)
     first, last = indices.start - indices.start % _GROUP, -(-indices.stop // _GROUP) * _GROUP
@@ -54,7 +64,7 @@ def draw(
         source.fill_(z2[index - first], key=key_for(seed, index, _SHARED))
     z2 *= row_scale
     theta = torch.empty(len(indices), size, dtype=dtype, device=device)
-    step = min(_PIECE if fused is None else _FUSED_PIECE, -(-size // BLOCK) * BLOCK)
+    step = min(_PIECE if fused is None else _FUSED_PIECE, max(-(-size // BLOCK), 1) * BLOCK)
     noise = torch.empty(step, dtype=dtype, device=device)
     moved = torch.empty(_GROUP * step, dtype=dtype, device=device)
     for start in range(0, size, step):
@@ -77,11 +87,24 @@ def draw(
                 done = whole
             if done < length:
                 piece = noise[: length - done]
-                source.fill_(piece, key=key, start=start + done)
+                for a, b, position in _within(places, start + done, at.stop):
+                    source.fill_(piece[a:b], key=key, start=position)
                 torch.addcmul(mean[at][done:], std[done:], piece, out=out[done:])
             if rank:
                 out += together[index % _GROUP]
     return theta
+
+
+def _within(runs: list[Run], start: int, stop: int) -> list[Run]:
+    """The runs inside θ[start:stop], counted from `start`."""
+    found = []
+    for index in range(bisect.bisect_right(runs, start, key=lambda run: run[1]), len(runs)):
+        first, last, position = runs[index]
+        if first >= stop:
+            break
+        a, b = max(first, start), min(last, stop)
+        found.append((a - start, b - start, position + a - first))
+    return found
 
 
 @final

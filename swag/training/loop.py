@@ -1,0 +1,227 @@
+"""The loop behind every trainer here: epochs of steps, snapshots where they are due, a state that resumes."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fractions import Fraction
+from itertools import islice
+from typing import Any, final
+
+from torch import nn
+
+from swag.batches import device_of, length
+from swag.errors import InputError
+from swag.progress import track
+from swag.training.callbacks import Callback, Epoch
+from swag.training.checkpoint_files import CheckpointFile
+from swag.training.every_step import EveryStep
+from swag.training.losses import DivergedError, EpochLosses
+from swag.training.model_state import check_model_state, first_bad_name, load_model_state_, model_state
+from swag.training.objective import Objective
+from swag.training.points import When
+from swag.training.random_states import (
+    loader_states,
+    put_loader_states_,
+    put_random_states_,
+    random_states,
+    tell_epoch,
+)
+from swag.training.snapshots import Store
+from swag.training.steps import Steps
+
+_log = logging.getLogger(__name__)
+
+
+@final
+class Loop:
+    """One training run: goes from epoch to epoch, and can be written down between two of them.
+
+    Args:
+        model: trained in place.
+        loader: batches; read once an epoch.
+        objective: what is minimised.
+        steps: how.
+        store: takes the snapshots.
+        when: when they are due.
+        epochs: of the whole run.
+        validation: held-out batches for the loss after every epoch.
+        callbacks: called after every epoch.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loader: Iterable[Any],
+        objective: Objective,
+        steps: Steps,
+        *,
+        store: Store,
+        when: When,
+        epochs: int,
+        validation: Iterable[Any] | None = None,
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
+        self.model, self.loader, self.objective, self.steps = model, loader, objective, steps
+        self.store, self.when, self.epochs = store, when, epochs
+        self.validation, self.callbacks = validation, tuple(callbacks)
+        self.history: list[dict[str, Any]] = []
+        self._epoch, self._step = 0, 0
+        self._position = Fraction(0)
+        self._device = device_of(model)
+        self._loaders = [loader] if validation is None else [loader, validation]
+
+    def run(self, checkpoint: CheckpointFile | None = None, checkpoint_every: int = 1) -> None:
+        """Trains to the end; from where the checkpoint was written, where there is one.
+
+        Raises:
+            DivergedError: the loss is NaN or infinite; the checkpoint is still the last good one.
+        """
+        state = checkpoint.read() if checkpoint is not None else None
+        if checkpoint is not None and state is not None:
+            self.load_state_dict(state)
+            _log.info("%s: goes on after epoch %d of %d", checkpoint.path, self._epoch, self.epochs)
+        elif checkpoint is not None:
+            checkpoint.write(self.state_dict())  # what cannot be written shows before the first epoch
+        while self._epoch < self.epochs:
+            try:
+                self._run_epoch()
+            except DivergedError as error:
+                if checkpoint is not None:
+                    error.add_note(f"{checkpoint.path} still holds the last good state.")
+                raise
+            if checkpoint is not None and (self._epoch % checkpoint_every == 0 or self._epoch == self.epochs):
+                checkpoint.write(self.state_dict())
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the rest of the run depends on: tensors, and plain data."""
+        steps = self.steps
+        return {
+            "epoch": self._epoch,
+            "step": self._step,
+            "model": model_state(self.model),
+            "optimizer": steps.optimizer.state_dict(),
+            "schedule": None if steps.schedule is None else dict(steps.schedule.state_dict()),
+            "scaler": None if steps.scaler is None else steps.scaler.state_dict(),
+            "store": self.store.state_dict(),
+            "random": random_states(self._device),
+            "loaders": loader_states(self._loaders),
+            "callbacks": [_state_of(callback) for callback in self.callbacks],
+            "history": copy.deepcopy(self.history),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes over `state_dict()` of a run that was set up in the same way.
+
+        Raises:
+            InputError: it belongs to another model, optimizer or number of callbacks.
+        """
+        steps = self.steps
+        check_model_state(self.model, state["model"])
+        if len(state["callbacks"]) != len(self.callbacks):
+            raise InputError(
+                f"callbacks: got {len(self.callbacks)}, the checkpoint was written with "
+                f"{len(state['callbacks'])}; pass the same ones in the same order"
+            )
+        self.store.load_state_dict(state["store"])
+        try:
+            if steps.schedule is not None and state["schedule"] is not None:
+                steps.schedule.load_state_dict(copy.deepcopy(state["schedule"]))
+            # After the schedule, which may set rates; copied, since optimizers go on with the tensors given.
+            steps.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+            if steps.scaler is not None and state["scaler"] is not None:
+                steps.scaler.load_state_dict(state["scaler"])
+            put_loader_states_(self._loaders, state["loaders"])
+        except (LookupError, TypeError, ValueError) as error:
+            raise InputError(
+                f"checkpoint: does not fit this optimizer, schedule or loader ({error}); set them up as in "
+                "the run that wrote it"
+            ) from error
+        load_model_state_(self.model, state["model"])
+        for callback, own in zip(self.callbacks, state["callbacks"], strict=True):
+            if own is not None:
+                callback.load_state_dict(own)  # type: ignore[attr-defined]
+        self.history = copy.deepcopy(state["history"])
+        self._epoch, self._step = state["epoch"], state["step"]
+        self._position = Fraction(self._epoch)
+        put_random_states_(state["random"], self._device)
+
+    def _run_epoch(self) -> None:
+        number = self._epoch + 1
+        losses = EpochLosses(number)
+        n = length(self.loader)
+        n_steps = None if n is None else -(-n // self.steps.accumulate)
+        tell_epoch(self.loader, self._epoch)
+        batches = track(self.loader, f"epoch {number}/{self.epochs}", total=n)
+        for index, group in enumerate(_groups(batches, self.steps.accumulate), start=1):
+            self.steps.take(self.model, self.objective, group, losses, self._step + 1)
+            self._step += 1
+            # The last step of an epoch is counted below: a loader's length is a promise, not always kept.
+            if n_steps is not None and index < n_steps:
+                self._move_to(self._epoch + Fraction(index, n_steps), losses)
+        mean = losses.mean
+        if not losses.n_rows:
+            raise InputError(
+                f"train_loader: gave no rows in epoch {number}; pass a loader that can be read once an epoch"
+            )
+        self._check_weights(number)  # or the checkpoint would be the first of the bad ones
+        self._epoch = number
+        self._move_to(Fraction(number), losses)
+        if self.steps.schedule is not None and not isinstance(self.steps.schedule, EveryStep):
+            self.steps.schedule.step()
+        self._report(mean)
+
+    def _move_to(self, position: Fraction, losses: EpochLosses) -> None:
+        """Takes a snapshot where one became due on the way, and sets the rates for what follows."""
+        if self.when.due(self._position, position):
+            losses.settle()  # weights of a step whose loss was not a number must not be averaged
+            self._check_weights(math.ceil(position))
+            self.store.collect(self.model)
+        if isinstance(self.steps.schedule, EveryStep):
+            self.steps.schedule.move_to(position)
+        self._position = position
+
+    def _check_weights(self, number: int) -> None:
+        """Raises DivergedError where the last step made a weight NaN or infinite."""
+        name = first_bad_name(self.model)
+        if name is not None:
+            raise DivergedError(
+                f"model: '{name}' holds NaN or infinite values after step {self._step} (epoch {number}); "
+                "lower the rate, or clip the gradients (clip_norm=1.0)",
+                epoch=number,
+                step=self._step,
+                loss=math.nan,
+            )
+
+    def _report(self, loss: float) -> None:
+        validation_loss = None
+        if self.validation is not None:
+            validation_loss = self.objective.mean_over(self.model, self.validation)
+        epoch = Epoch(
+            number=self._epoch,
+            of=self.epochs,
+            step=self._step,
+            loss=loss,
+            validation_loss=validation_loss,
+            rates=tuple(float(group["lr"]) for group in self.steps.optimizer.param_groups),
+            n_collected=self.store.n_collected,
+            model=self.model,
+            optimizer=self.steps.optimizer,
+        )
+        self.history.append(epoch.row())
+        _log.info("epoch %d of %d: loss %.4g, %d snapshots", epoch.number, epoch.of, loss, epoch.n_collected)
+        for callback in self.callbacks:
+            callback(epoch)
+
+
+def _groups(batches: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    """Lists of `size` batches; the last may be shorter."""
+    while group := list(islice(batches, size)):
+        yield group
+
+
+def _state_of(callback: Any) -> Any:
+    has_state = hasattr(callback, "state_dict") and hasattr(callback, "load_state_dict")
+    return callback.state_dict() if has_state else None
