@@ -28,10 +28,11 @@ MAY_IMPORT: dict[str, str] = {
     "diagnostics": "parameters",
     "forecast": "parameters",
     "posterior": "parameters noise diagnostics",
-    "subspace": "posterior",
+    "subspace": "posterior parameters batches batchnorm noise progress shadow predictive",
     "collector_state": "moments parameters",
     "running": "moments",
-    "collector": "forecast running collector_state parameters selection staging moments posterior subspace",
+    "applied": "parameters batchnorm batches",
+    "collector": "applied batches forecast running collector_state parameters selection staging moments posterior subspace",
     "batchnorm": "parameters batches noise progress",
     "shadow": "parameters",
     "predictive": "",
@@ -51,24 +52,27 @@ MAY_IMPORT: dict[str, str] = {
     "checkpoints": "+collector +ensemble atomic tensorfile progress",
     "calibrators": "metrics predictive",
     "report": "metrics predictive calibrators atomic",
-    "training": "+ensemble +files",
+    "schedules": "",
+    "training": "+ensemble +files +checkpoints schedules",
     "geometry": "+ensemble +files",
-    "lowprecision": "+ensemble +files",
-    "distributed": "+ensemble +files",
+    "lowprecision": "+ensemble +files schedules training",
+    "distributed": "+ensemble +files training metrics",
     "scale_rank": "+ensemble +files",
     # the edges: they may import all of the above, and nobody but the command line imports them
+    "multi": "*",
     "demo": "*",
     "integrations": "*",
     "cli": "* demo integrations",
     "__init__": "*",  # what `import swag` runs; named "__init__" too where a module imports from it
     "__main__": "cli",
 }
-EDGES = {"demo", "integrations", "cli", "__init__", "__main__"}
-MAY_IMPORT_THE_WHOLE = {"demo", "integrations", "cli"}  # `import swag`, as users do
+EDGES = {"multi", "demo", "integrations", "cli", "__init__", "__main__"}
+MAY_IMPORT_THE_WHOLE = {"multi", "demo", "integrations", "cli"}  # `import swag`, as users do
 
 # Where the packages from outside are limited too; the standard library is open to everyone.
 OUTSIDE: dict[str, set[str]] = {
     "errors": set(),
+    "schedules": {"torch"},
     "parameters": {"torch"},
     "moments": {"torch"},
     "noise": {"torch"},
