@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from swag import calibrators, metrics
+    from swag import calibrators, geometry, lowprecision, metrics, schedules, subspace, training
     from swag.batchnorm import ControlVariateBatchNorm, ExactBatchNorm, KeepBatchNorm, refresh_batchnorm_
     from swag.checkpoints import fit_checkpoints
     from swag.collector import Collector
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from swag.report import Report
     from swag.scale_rank import tune
     from swag.strategy import Compiled, Loop, Vmapped
+    from swag.subspace import Subspace
+    from swag.training import SWAOptimizer
 
 __version__ = "0.1.0"
 
@@ -55,15 +57,22 @@ __all__ = [
     "Posterior",
     "Predictive",
     "Report",
+    "SWAOptimizer",
     "StateError",
+    "Subspace",
     "SwagError",
     "Vmapped",
     "calibrators",
     "fit_checkpoints",
+    "geometry",
     "load",
+    "lowprecision",
     "metrics",
     "refresh_batchnorm_",
     "save",
+    "schedules",
+    "subspace",
+    "training",
     "tune",
 ]
 
@@ -89,9 +98,11 @@ _HOMES = {
     "swag.report": ("Report",),
     "swag.scale_rank": ("tune",),
     "swag.strategy": ("Compiled", "Loop", "Vmapped"),
+    "swag.subspace": ("Subspace",),
+    "swag.training": ("SWAOptimizer",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
-_MODULES = ("calibrators", "metrics")
+_MODULES = ("calibrators", "geometry", "lowprecision", "metrics", "schedules", "subspace", "training")
 
 
 def __getattr__(name: str) -> Any:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from swag.training.result import Trained
     from swag.training.rules import EMA, DebiasedEMA, Equal, Rule
     from swag.training.snapshots import Snapshots
+    from swag.training.swap_phases import LargeBatch, SmallBatch
+    from swag.training.swap_recipe import swap
+    from swag.training.swap_result import SwapResult
     from swag.training.trainer import continue_training, train
     from swag.training.triggers import NonMonotonicTrigger
     from swag.training.window_average import WindowAverage
@@ -43,6 +46,9 @@ _HOMES = {
     "swag.training.multi": ("TrainedMembers", "train_multi"),
     "swag.training.result": ("Trained",),
     "swag.training.snapshots": ("Snapshots",),
+    "swag.training.swap_phases": ("LargeBatch", "SmallBatch"),
+    "swag.training.swap_recipe": ("swap",),
+    "swag.training.swap_result": ("SwapResult",),
     "swag.training.trainer": ("continue_training", "train"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
@@ -59,12 +65,15 @@ __all__ = [
     "Epoch",
     "Equal",
     "EveryStep",
+    "LargeBatch",
     "NonMonotonicTrigger",
     "Rule",
     "RunningAverage",
     "SWAOptimizer",
+    "SmallBatch",
     "Snapshots",
     "Swap",
+    "SwapResult",
     "Trained",
     "TrainedMembers",
     "WindowAverage",
@@ -72,6 +81,7 @@ __all__ = [
     "fge",
     "from_averaged_model",
     "load_torchcontrib_",
+    "swap",
     "train",
     "train_multi",
 ]

@@ -56,7 +56,8 @@ class SmallBatch:
 
     Attributes:
         size: rows of a batch.
-        epochs: passes over the whole data set, each worker in an order of its own.
+        epochs: passes over the whole data set, each worker in an order of its own; 0 leaves this phase out,
+            which is large-batch training alone, the baseline.
         optimizer: as in `LargeBatch`.
         schedule: as in `LargeBatch`; None for half a cosine down to 0 over these epochs.
 
@@ -71,7 +72,7 @@ class SmallBatch:
 
     def __post_init__(self) -> None:
         whole("size", self.size)
-        whole("epochs", self.epochs)
+        whole("epochs", self.epochs, 0)
         check_factories(self.optimizer, self.schedule)
 
 
@@ -81,7 +82,8 @@ def check_factories(optimizer: Any, schedule: Any) -> None:
         is_instance = hasattr(given, "state_dict") and not isinstance(given, type)
         if given is not None and (is_instance or not callable(given)):
             raise InputError(
-                f"{name}: got a {type(given).__name__}; pass a function that makes one, every worker needs its own"
+                f"{name}: got a {type(given).__name__}; pass a function that makes one, for every worker "
+                "needs its own"
             )
 
 

@@ -18,26 +18,23 @@ from swag.noise import checked_seed
 from swag.parameters import Layout
 from swag.posterior import Empirical
 from swag.progress import silent
-from swag.schedules import cosine
 from swag.training.callbacks import Callback
 from swag.training.objective import Loss, Objective, Target, feed, second
 from swag.training.random_states import lent_to
 from swag.training.settings import optimizer_for, train_mode
+from swag.training.swap_alone import Alone
 from swag.training.swap_phases import Count, LargeBatch, SmallBatch, top_1
 from swag.training.swap_result import SwapResult, mean_of
 from swag.training.swap_rows import (
-    ALONE,
     STATISTICS,
     MakeLoader,
     checked_length,
     default_loader,
     in_order,
     seed_for,
-    small_batches,
 )
 from swag.training.swap_together import Together
 from swag.training.swap_workers import SimulatedWorkers, Workers
-from swag.training.trainer import train
 
 
 def swap(
@@ -119,7 +116,9 @@ def swap(
     """
     team: Workers = SimulatedWorkers(workers) if isinstance(workers, int) else workers
     if not hasattr(team, "gathered"):
-        raise InputError(f"workers: got {workers!r}; pass how many to simulate, or the ranks of a process group")
+        raise InputError(
+            f"workers: got {workers!r}; pass how many to simulate, or the ranks of a process group"
+        )
 
     def checked() -> tuple[int, Layout, int]:
         for name, phase, kind in (("large", large, LargeBatch), ("small", small, SmallBatch)):
@@ -128,7 +127,9 @@ def swap(
         if clip_norm is not None and not clip_norm > 0:
             raise InputError(f"clip_norm: got {clip_norm!r}; pass a positive number, or None")
         if any(hasattr(callback, "load_state_dict") for callback in callbacks):
-            raise InputError("callbacks: one with a state would carry it from worker to worker; pass functions")
+            raise InputError(
+                "callbacks: one with a state would carry it from worker to worker; pass functions"
+            )
         if bn_loader is not None:
             check_loader("bn_loader", bn_loader)
         optimizer_for(model, large.optimizer)
@@ -139,7 +140,13 @@ def swap(
     seed, layout, rows = team.alike(
         "swap",
         checked,
-        lambda found: [f"seed {found[0]}", f"{found[2]} rows", *_lines(large, small), *map(str, found[1].to_list())],
+        lambda found: [
+            f"seed {found[0]}",
+            f"{found[2]} rows",
+            f"large batches of {large.size}, {large.max_epochs} epochs, accuracy {large.target_accuracy}",
+            f"small batches of {small.size}, {small.epochs} epochs",
+            *map(str, found[1].to_list()),
+        ],
     )
     if device is not None:
         model.to(device)
@@ -158,34 +165,19 @@ def swap(
         model.zero_grad(set_to_none=True)
         large_seconds = _now(place) - started
 
+        alone = Alone(small, loss, seed, make_loader, autocast, clip_norm, callbacks, forward, target)
         theta, losses, spent = [], [], []
-        trained: list[dict[str, Any]] = []
         for worker, replica in zip(team.mine, replicas, strict=True):
-            alone = copy.deepcopy(replica)  # until here they had one set of parameters
-            own_seed = seed_for(seed, ALONE, worker)
+            own = copy.deepcopy(replica)  # until here they had one set of parameters
             started = _now(place)
-            with lent_to(own_seed, place):
-                trained = train(
-                    alone,
-                    make_loader(dataset, small_batches(rows, small.size, own_seed)),
-                    loss,
-                    epochs=small.epochs,
-                    swa_start=(small.epochs - 1) / small.epochs,  # one snapshot: the last weights
-                    rank=0,
-                    optimizer=small.optimizer,
-                    schedule=small.schedule or (lambda optimizer: cosine(optimizer, epochs=small.epochs)),
-                    autocast=autocast,
-                    clip_norm=clip_norm,
-                    callbacks=callbacks,
-                    forward=forward,
-                    target=target,
-                ).history
-            theta.append(layout.flatten(alone))
+            ended = alone.run(own, dataset, rows, worker)
             spent.append(_now(place) - started)
-            losses.append([row["loss"] for row in trained])
+            theta.append(layout.flatten(own))
+            losses.append([row["loss"] for row in ended])
         points = team.gathered(torch.stack(theta))
-        table = team.gathered(_column(losses, place)).tolist()
-        seconds = {"large": large_seconds, "small": team.gathered(_column(spent, place)).tolist()}
+        seconds = {"large": large_seconds, "small": team.gathered(_column(spent)).tolist()}
+        if small.epochs:
+            history += _rows(ended, team.gathered(_column(losses)))
 
         started = _now(place)
         layout.write_(model, mean_of(points))
@@ -194,31 +186,28 @@ def swap(
         with lent_to(seed_for(seed, STATISTICS), place):
             refresh_batchnorm_(model, still, forward=forward)
         seconds["average"] = _now(place) - started
-    for worker, own in enumerate(table):
-        for row, value in zip(trained, own, strict=True):
-            history.append(
-                {
-                    "phase": "small",
-                    "worker": worker,
-                    "epoch": row["epoch"],
-                    "step": row["step"],
-                    "loss": value,
-                    "accuracy": None,
-                    "rates": row["rates"],
-                }
-            )
     return SwapResult(model, Empirical(points, layout), history, seconds, still, forward)
 
 
-def _lines(large: LargeBatch, small: SmallBatch) -> list[str]:
+def _rows(epochs: list[dict[str, Any]], losses: Tensor) -> list[dict[str, Any]]:
+    """The history of phase 2: losses (W, epochs), and what the workers have in common."""
     return [
-        f"large batches of {large.size}, {large.max_epochs} epochs, accuracy {large.target_accuracy}",
-        f"small batches of {small.size}, {small.epochs} epochs",
+        {
+            "phase": "small",
+            "worker": worker,
+            "epoch": epoch["epoch"],
+            "step": epoch["step"],
+            "loss": loss,
+            "accuracy": None,
+            "rates": epoch["rates"],
+        }
+        for worker, own in enumerate(losses.tolist())
+        for epoch, loss in zip(epochs, own, strict=True)
     ]
 
 
-def _column(values: list[Any], device: torch.device) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64, device=device)
+def _column(values: list[Any]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64, device="cpu")
 
 
 def _now(device: torch.device) -> float:

@@ -85,7 +85,7 @@ class SwapResult:
 
 
 def mean_of(points: Tensor) -> Tensor:
-    """θ̄ (D,) of points (W, D), summed on θ − θ₁ in the order of the workers: exact to rounding of the spread."""
+    """θ̄ (D,) of points (W, D), summed on θ − θ₁ in the order of the workers."""
     total = points[0].new_zeros(points.shape[1])
     for point in points[1:]:
         total += point - points[0]

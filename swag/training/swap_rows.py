@@ -33,9 +33,9 @@ def default_loader(dataset: Any, batches: Iterable[list[int]]) -> Iterable[Any]:
 class Pieces:
     """One worker's pieces of the large batches, as a batch sampler.
 
-    In epoch e all workers cut the same permutation π_e of the rows into batches of `size`, and each batch into
-    W pieces, which differ by at most one row. An incomplete last batch is left out where it has fewer than two
-    rows a worker: batch norm has no statistics of one row.
+    In epoch e all workers cut the same permutation π_e of the rows into batches of `size`, and each batch
+    into W pieces, which differ by at most one row. An incomplete last batch is left out where it has fewer
+    than two rows a worker: batch norm has no statistics of one row.
 
     Args:
         n_rows: rows of the data set.

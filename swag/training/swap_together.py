@@ -132,7 +132,9 @@ class Together:
             )
         return replicas, history
 
-    def _piece(self, model: nn.Module, batches: Iterator[Any], in_all: int) -> tuple[nn.Module, Tensor, Tensor]:
+    def _piece(
+        self, model: nn.Module, batches: Iterator[Any], in_all: int
+    ) -> tuple[nn.Module, Tensor, Tensor]:
         """Gradients of a worker's share in the large batch's mean loss; the share, and its right answers."""
         batch = next(batches, None)
         if batch is None:
@@ -154,7 +156,7 @@ class Together:
         return model, value.detach(), counted[0]
 
     def _seed(self, model: nn.Module, worker: int, epoch: int, step: int) -> None:
-        """Starts the global generators anew, from numbers alone: workers can then take turns in one process."""
+        """Starts the global generators anew from numbers alone, so that workers can take turns."""
         seed, device = seed_for(self.seed, TOGETHER, worker, epoch, step), device_of(model)
         torch.random.default_generator.manual_seed(seed)
         if device.type != "cpu":
@@ -165,7 +167,7 @@ class Together:
 
 @final
 class _Gradient:
-    """The gradient of a large batch as one vector, its loss and right answers at the end: one message a step."""
+    """A large batch's gradient as one vector, its loss and right answers at the end: one message a step."""
 
     def __init__(self, model: nn.Module) -> None:
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
