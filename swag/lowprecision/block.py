@@ -1,0 +1,210 @@
+"""Block floating point: values share an exponent, by tensor, by slice, or by runs of n."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from numbers import Integral
+from typing import final
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from swag.errors import InputError
+from swag.lowprecision.formats import EXPONENTS, power_of_two, work_dtype
+from swag.lowprecision.inputs import (
+    check_dim,
+    check_rounding,
+    check_tensor,
+    check_word,
+    refuse_nan,
+    seed_for,
+)
+from swag.lowprecision.kernel import Kernel, eager
+from swag.lowprecision.straight_through import straight_through
+
+# Below the exponent of any number.
+_NONE = -(1 << 20)
+
+
+def block_floating_point(
+    x: Tensor,
+    wl: int,
+    *,
+    dim: int | None = None,
+    rounding: str = "stochastic",
+    generator: torch.Generator | None = None,
+    block: int | None = None,
+    kernel: Kernel = eager,
+) -> Tensor:
+    r"""Rounds to block floating point: one exponent a block, wl bits in two's complement a value.
+
+    With e = ⌊log₂ max|x|⌋ over the block, δ = 2^(e−wl+2) and u ~ U[0, 1) (to nearest: ties to even)
+
+        Q(x) = clamp(⌊x/δ + u⌋, −2^(wl−1), 2^(wl−1) − 1)·δ
+
+    E[Q(x)] = x and Var[Q(x)] = δ²·f·(1 − f), f = x/δ − ⌊x/δ⌋, except within one step of the block's top,
+    where the clamp takes E[Q(x)] − x = (2^(wl−1) − 1)·δ − x < 0.
+
+    A block whose largest magnitude is a negative power of two, −2^k, takes e = k − 1: the range of that
+    exponent ends at −2^k, and with the formula's e = k, a tensor rounded twice would change.
+    So Q(Q(x)) = Q(x).
+
+    An all-zero block gives zeros. The step is never below the dtype's smallest normal number (float16:
+    denormal number), so blocks of denormal numbers give zeros or single steps; a block that reaches the
+    dtype's topmost power of two (2¹²⁷ in float32) is clamped to it. Gradients pass straight through.
+
+    Args:
+        x: any shape, real floating point; half types need wl ≤ 8 (bfloat16) or 11 (float16).
+        wl: word length, 1 to 16 bits, the sign included.
+        dim: each slice x.select(dim, i) has its own exponent: 0 for a weight's output channels ("small
+            block"), 1 for the channels of images; None is one exponent for the tensor.
+        rounding: "stochastic" or "nearest".
+        generator: gives one seed for all of x; None takes torch's own. Not used to nearest.
+        block: in place of `dim`, each run of so many values in row-major order has its own exponent.
+        kernel: `compiled_kernel()` fuses the arithmetic into one pass.
+
+    Returns:
+        A new tensor of x's shape and dtype.
+
+    Raises:
+        InputError: wl out of range, no such dimension, both dim and block, an integer tensor, a NaN or an
+            infinite value, an unknown rounding.
+
+    Source: Yang et al. 2019 (SWALP), arXiv:1904.11943, section 3.1; Song et al. 2018.
+
+    >>> x = torch.tensor([[1.0, 0.26], [0.25, 0.06]])
+    >>> block_floating_point(x, 4, rounding="nearest").tolist()
+    [[1.0, 0.25], [0.25, 0.0]]
+    >>> block_floating_point(x, 4, dim=0, rounding="nearest").tolist()
+    [[1.0, 0.25], [0.25, 0.0625]]
+    """
+    seed = seed_for(rounding, generator)
+    found = BlockFloatingPoint(wl, dim, block, rounding, kernel)
+    check_tensor(x, found.wl)
+    check_dim(dim, x.ndim)
+    return straight_through(x, found.on(x, found._steps(x, dim), seed))
+
+
+@final
+@dataclass(frozen=True)
+class BlockFloatingPoint:
+    """`block_floating_point` as a format for tensors of any shape.
+
+    With a `dim`, tensors that have at most one dimension, or not that one, get one exponent each: a bias has
+    no channels to tell apart, and an exponent of its own for every value would be no low precision.
+
+    Raises:
+        InputError: wl or block out of range, both dim and block, an unknown rounding.
+
+    >>> BlockFloatingPoint(8, dim=0).steps(torch.tensor([[1.0], [4.0]])).tolist()
+    [[0.015625], [0.0625]]
+    """
+
+    wl: int
+    dim: int | None = None
+    block: int | None = None
+    rounding: str = "stochastic"
+    kernel: Kernel = eager
+
+    def __post_init__(self) -> None:
+        check_word("wl", self.wl)
+        check_rounding(self.rounding)
+        if self.dim is not None and (isinstance(self.dim, bool) or not isinstance(self.dim, int | Integral)):
+            raise InputError(f"dim: got {self.dim!r}; pass a dimension, or None for one exponent a tensor")
+        if self.block is None:
+            return
+        if self.dim is not None:
+            raise InputError(f"block: got {self.block!r} beside dim={self.dim!r}; pass one of the two")
+        whole = isinstance(self.block, int | Integral) and not isinstance(self.block, bool)
+        if not whole or self.block < 1:
+            raise InputError(f"block: got {self.block!r}; pass how many values share an exponent, 1 or more")
+
+    @property
+    def codes(self) -> tuple[int, int]:
+        """−2^(wl−1) and 2^(wl−1) − 1."""
+        return -(1 << (self.wl - 1)), (1 << (self.wl - 1)) - 1
+
+    def __call__(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """`block_floating_point(x, wl, …)`; tensors without the dimension as one block."""
+        seed = seed_for(self.rounding, generator)
+        return straight_through(x, self.on(x, self.steps(x), seed))
+
+    def steps(self, x: Tensor) -> Tensor:
+        """δ = 2^(e−wl+2) of every block."""
+        check_tensor(x, self.wl)
+        dim = self.dim
+        if dim is not None and (x.ndim < 2 or not -x.ndim <= dim < x.ndim):
+            dim = None
+        return self._steps(x, dim)
+
+    def _steps(self, x: Tensor, dim: int | None) -> Tensor:
+        dtype = work_dtype(x.dtype)
+        if x.numel() == 0:
+            return torch.ones((), dtype=dtype, device=x.device)
+        x = self.arranged(x.detach())
+        if self.block is not None:
+            dim = 0
+        low, high = _extremes(x, check_dim(dim, x.ndim))
+        if not bool((high - low).isfinite().all()):
+            _check_finite(x)
+        exponent = _exponents(low.to(dtype), high.to(dtype)) - self.wl + 2
+        least, most = EXPONENTS[x.dtype]
+        return power_of_two(exponent.clamp_(least, most - self.wl + 1), dtype)
+
+    def arranged(self, x: Tensor) -> Tensor:
+        """x itself; in blocks of n, x as rows of n values, padded with zeros."""
+        if self.block is None:
+            return x
+        flat = x.reshape(-1)
+        missing = -flat.numel() % self.block
+        return (F.pad(flat, (0, missing)) if missing else flat).view(-1, self.block)
+
+    def on(self, x: Tensor, steps: Tensor, seed: int | None) -> Tensor:
+        """x rounded to multiples of `steps`."""
+        x = x.detach()
+        if x.numel() == 0:
+            return x.clone()
+        rows = self.arranged(x).to(steps.dtype)
+        found = self.kernel(rows, steps, *self.codes, seed)
+        if self.block is not None:
+            found = found.view(-1)[: x.numel()].view(x.shape)
+        return found.to(x.dtype)
+
+    def rounded(self, x: Tensor, seed: int) -> Tensor:
+        """x on the grid, without gradients."""
+        return self.on(x, self.steps(x), seed if self.rounding == "stochastic" else None)
+
+    def to_nearest(self) -> BlockFloatingPoint:
+        """The same grid, rounding to nearest."""
+        return replace(self, rounding="nearest")
+
+
+def _extremes(x: Tensor, dim: int | None) -> tuple[Tensor, Tensor]:
+    """The smallest and the largest value of every block; NaN where a block holds one."""
+    if dim is None:
+        return torch.aminmax(x)
+    others = [d for d in range(x.ndim) if d != dim]
+    # Along no dimension, amin would reduce all of them.
+    return (x.amin(others, keepdim=True), x.amax(others, keepdim=True)) if others else (x, x)
+
+
+def _exponents(low: Tensor, high: Tensor) -> Tensor:
+    """The smallest e with −2^(e+1) ≤ low and high < 2^(e+1); far below all where both are zero."""
+    # frexp: high = m·2^k with ½ ≤ m < 1, denormal numbers included.
+    _, above = torch.frexp(high)
+    mantissa, below = torch.frexp(low)
+    above = torch.where(high > 0, above - 1, _NONE)
+    below = torch.where(low < 0, below - 1 - (mantissa == -0.5).int(), _NONE)
+    return torch.maximum(above, below)
+
+
+def _check_finite(x: Tensor) -> None:
+    # high − low also overflows for finite values near both ends of the dtype's range.
+    if bool(x.isnan().any()):
+        refuse_nan(x)
+    if bool(x.isinf().any()):
+        raise InputError(
+            f"x: holds {int(x.isinf().sum())} infinite values; a block with one has no exponent: clip "
+            "them, or use fixed_point, which clamps them"
+        )
