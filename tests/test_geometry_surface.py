@@ -474,3 +474,28 @@ def test_losses_that_are_not_finite_are_kept() -> None:
     scorer = Scorer(bowl, {"loss": Measure(one_bad, [(torch.zeros(3), torch.zeros(3))])})
     found = evaluate_along(Line(w[0], w[1]), scorer, [-50.0, 0.0])
     assert np.isnan(found.values["loss"][0]) and np.isfinite(found.values["loss"][1])
+
+
+def test_models_that_differ_in_frozen_parameters_span_no_line_and_no_plane() -> None:
+    """Between them the frozen ones would be the scored model's, so the ends would not be these models."""
+    models = [nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)) for _ in range(3)]
+    for model in models:
+        model[0].requires_grad_(False)
+    with pytest.raises(swag.InputError, match=r"^end: its parameter '0.weight' is not selected"):
+        Line(models[0], models[1])
+    with pytest.raises(swag.InputError, match=r"^second: its parameter '0.weight' is not selected"):
+        Plane.through(*models)
+    for model in models[1:]:
+        model[0].load_state_dict(models[0][0].state_dict())
+    assert Line(models[0], models[1]).start.numel() == Plane.through(*models).origin.numel() == 10
+
+
+def test_a_barrier_is_measured_along_the_length() -> None:
+    """A value that is linear in length has no barrier, however unevenly t goes."""
+    distance = np.array([0.0, 1.0, 4.0, 9.0, 16.0])
+    profile = Profile(np.linspace(0, 1, 5), distance, {"loss": 2 + 3 * distance}, distance)
+    assert profile.barrier("loss") == pytest.approx(0, abs=1e-12)
+    higher = Profile(profile.t, distance, {"loss": 2 + 3 * distance + np.eye(5)[2]}, distance)
+    assert higher.barrier("loss") == pytest.approx(1)
+    with pytest.raises(swag.InputError, match="no length"):
+        Profile(np.zeros(1), np.zeros(1), {"loss": np.ones(1)}, np.ones(1)).barrier("loss")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from numbers import Integral
 from pathlib import Path
 from typing import final
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from swag.errors import InputError
 from swag.geometry.bases import Basis, Bezier
-from swag.geometry.vectors import Point, as_vectors, check_rest_alike
+from swag.geometry.vectors import Point, as_vectors
 from swag.parameters import Layout
 from swag.selection import Select
 
@@ -86,11 +87,9 @@ class Curve:
         Raises:
             InputError: the ends have different architectures, or differ in a parameter that is not selected.
         """
-        if isinstance(n_inner, bool) or not isinstance(n_inner, int) or n_inner < 0:
+        if isinstance(n_inner, bool) or not isinstance(n_inner, Integral) or n_inner < 0:
             raise InputError(f"n_inner: got {n_inner!r}; pass an integer of at least 0")
         (start, end), layout = as_vectors({"first": first, "second": second}, layout=layout, select=select)
-        if layout is not None and isinstance(first, torch.nn.Module) and isinstance(second, torch.nn.Module):
-            check_rest_alike(first, second, layout)
         shares = torch.linspace(0, 1, n_inner + 2, dtype=start.dtype, device=start.device)[1:-1]
         inner = [torch.lerp(start, end, share) for share in shares]
         return cls(torch.stack([start, *inner, end]), basis, layout=layout)
@@ -129,7 +128,7 @@ class Curve:
         Raises:
             InputError: n < 2, or a curve of no length.
         """
-        if isinstance(n, bool) or not isinstance(n, int) or n < 2:
+        if isinstance(n, bool) or not isinstance(n, Integral) or n < 2:
             raise InputError(f"n: got {n!r}; pass an integer of at least 2: both ends count")
         ends, lengths = self._lengths()
         if lengths[-1] == 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from numbers import Integral
 from typing import Any, SupportsFloat, final
 
 import torch
@@ -159,7 +160,7 @@ class CurveFit:
         Returns:
             The mean loss of each epoch.
         """
-        if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
+        if isinstance(epochs, bool) or not isinstance(epochs, Integral) or epochs < 1:
             raise InputError(f"epochs: got {epochs!r}; pass an integer of at least 1")
         return [self.epoch(loader) for _ in range(epochs)]
 

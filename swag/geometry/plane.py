@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from numbers import Integral
 from typing import final
 
 import numpy as np
@@ -207,7 +208,7 @@ class Plane:
         Raises:
             InputError: fewer than two nodes, a negative margin.
         """
-        n_alpha, n_beta = (n, n) if isinstance(n, int) else n
+        n_alpha, n_beta = (n, n) if isinstance(n, Integral) else n
         if min(n_alpha, n_beta) < 2 or not margin >= 0:
             raise InputError(f"n, margin: got {n!r}, {margin!r}; pass two nodes or more and a margin ≥ 0")
         shown = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, final
 
 import numpy as np
@@ -118,7 +119,7 @@ class Scorer:
                 raise InputError(
                     f"measures: {name!r} is a {type(measure).__name__}; pass Measure(function, loader)"
                 )
-        if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
+        if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, Integral) or chunk < 1):
             raise InputError(f"chunk: got {chunk!r}; pass an integer of at least 1")
         self.measures: dict[str, Measure] = dict(measures)
         self._policy = batchnorm if batchnorm is not None else ExactBatchNorm()

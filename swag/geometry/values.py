@@ -130,21 +130,29 @@ class Profile:
 
         Source: Garipov et al. 2018, arXiv:1802.10026, equation 1.
         """
-        values, span = _named(self.values, name), float(self.distance[-1] - self.distance[0])
+        return float(np.trapezoid(_named(self.values, name), self._length_share()))
+
+    def barrier(self, name: str) -> float:
+        """The most by which a measure exceeds the straight line, over length, between its end values.
+
+        At least 0.
+
+        Raises:
+            InputError: an unknown measure, or no length.
+
+        Source: Frankle et al. 2020, arXiv:1912.05671.
+        """
+        values, share = _named(self.values, name), self._length_share()
+        return float(np.max(values - ((1 - share) * values[0] + share * values[-1])))
+
+    def _length_share(self) -> Array:
+        """How much of the length lies before each value (T,), from 0 to 1."""
+        span = float(self.distance[-1] - self.distance[0])
         if not span > 0:
             raise InputError(
                 "name: the values have no length between them; evaluate at two values of t or more"
             )
-        return float(np.trapezoid(values, self.distance) / span)
-
-    def barrier(self, name: str) -> float:
-        """The most by which a measure exceeds the straight line between its values at both ends (at least 0).
-
-        Source: Frankle et al. 2020, arXiv:1912.05671.
-        """
-        values = _named(self.values, name)
-        share = (self.t - self.t[0]) / (self.t[-1] - self.t[0])
-        return float(np.max(values - ((1 - share) * values[0] + share * values[-1])))
+        return (self.distance - self.distance[0]) / span
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes an .npz file; it appears whole or not at all.

@@ -43,6 +43,9 @@ def as_vectors(
                 "architecture"
             )
     layout = layout or next(iter(layouts.values()), None)
+    for name in list(models)[1:]:
+        assert layout is not None
+        _check_rest_alike(models, next(iter(models)), name, layout)
     vectors = {name: _vector(name, point, layout) for name, point in points.items()}
     first_name, first_vector = next(iter(vectors.items()))
     # Directions and lengths want float32 at least, whatever the weights come in.
@@ -57,21 +60,22 @@ def as_vectors(
     return [vector.to(first_vector.device, dtype) for vector in vectors.values()], layout
 
 
-def check_rest_alike(first: nn.Module, second: nn.Module, layout: Layout) -> None:
-    """Raises InputError where parameters outside the layout differ between two models."""
-    others = dict(named_parameters(second))
-    for name, parameter in named_parameters(first):
+def _check_rest_alike(models: Mapping[str, nn.Module], first: str, second: str, layout: Layout) -> None:
+    """Raises InputError where parameters outside the layout differ between two of the models."""
+    others = dict(named_parameters(models[second]))
+    for name, parameter in named_parameters(models[first]):
         if name in layout.names:
             continue
         other = others.get(name)
         if other is None or other.shape != parameter.shape:
             raise InputError(
-                f"second: has no parameter '{name}' as first has; pass models of one architecture"
+                f"{second}: has no parameter '{name}' as {first} has; pass models of one architecture"
             )
         if not torch.equal(parameter.detach().cpu(), other.detach().cpu()):
             raise InputError(
-                f"second: its parameter '{name}' is not selected (frozen, or left out by select=) and "
-                "differs from that of first, so these models would not be the ends: select it or copy it over"
+                f"{second}: its parameter '{name}' is not selected (frozen, or left out by select=) and "
+                f"differs from that of {first}, so weights between them would be no such models: select it "
+                "or copy it over"
             )
 
 
