@@ -347,7 +347,8 @@ class Collector:
 
     def _defers(self, tensors: list[Tensor]) -> bool:
         """Whether the finiteness test must not wait for the device."""
-        return self.device.type != "cpu" and all(t.device == self.device and t.numel() for t in tensors)
+        there = any(t.numel() for t in tensors)
+        return self.device.type != "cpu" and there and all(t.device == self.device for t in tensors)
 
     def _settle(self) -> None:
         """Looks at the flags of the last snapshot, which are long there; raises if it was bad."""

@@ -103,10 +103,11 @@ def _step(
 def non_finite_flags(tensors: list[Tensor]) -> Tensor:
     """For each tensor whether it holds a NaN or an infinity (T,), on its device, without synchronising.
 
-    By the largest magnitude, which unlike a sum cannot overflow for finite values.
+    By the largest magnitude, which unlike a sum cannot overflow for finite values. Empty tensors hold none.
     """
-    norms = torch._foreach_norm(tensors, float("inf"))
-    return ~torch.stack([norm.float() for norm in norms]).isfinite()
+    norms = iter(torch._foreach_norm([t for t in tensors if t.numel()], float("inf")))
+    zero = tensors[0].new_zeros((), dtype=torch.float32)
+    return ~torch.stack([next(norms).float() if t.numel() else zero for t in tensors]).isfinite()
 
 
 def all_finite(pieces: Iterable[Tensor]) -> bool:

@@ -184,3 +184,8 @@ def test_large_values_are_not_taken_for_infinite(dtype: torch.dtype, large: floa
     assert all_finite(tensors) and first_non_finite(tensors) is None
     tensors[0][500] = float("nan")
     assert not all_finite(tensors) and first_non_finite(tensors) == 0
+
+
+def test_flags_leave_empty_tensors_out() -> None:
+    tensors = [torch.empty(0, 3), torch.ones(2), torch.tensor([1.0, float("nan")]), torch.empty(0)]
+    assert moments.non_finite_flags(tensors).tolist() == [False, False, True, False]
