@@ -26,10 +26,11 @@ def applied(
     bn_loader: Iterable[Any] | None = None,
     forward: Forward | None = None,
 ) -> Iterator[nn.Module]:
-    """Inside the block the model holds θ; afterwards its own weights and buffers, bit for bit.
+    """Inside the block the model holds θ; afterwards its own weights, buffers and modes, bit for bit.
 
-    Also after an exception, and whatever the block did to buffers and to the weights that θ stands for.
-    Copies of both are kept meanwhile. Optimizers keep their state and their hold on the parameters.
+    Also after an exception, and whatever the block did to modes (`model.eval()`), to buffers and to the
+    weights that θ stands for. Copies are kept meanwhile. Optimizers keep their state and their hold on the
+    parameters.
 
     Args:
         model: any module; wrappers are looked through.
@@ -54,6 +55,7 @@ def applied(
     True
     """
     aside = Aside(model, layout)
+    modes = [(module, module.training) for module in model.modules()]
     try:
         layout.write_(model, theta)
         if bn_loader is not None:
@@ -66,6 +68,8 @@ def applied(
         yield model
     finally:
         aside.restore_()
+        for module, training in modes:
+            module.training = training
 
 
 @final

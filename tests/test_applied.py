@@ -202,3 +202,20 @@ def test_swap_there_and_back() -> None:
     swap()
     assert not swap.swapped
     assert_untouched(model, before)
+
+
+def test_modes_come_back_too() -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2), nn.Dropout())
+    model[1].eval()  # frozen
+    before = [module.training for module in model.modules()]
+    average = RunningAverage(model)
+    average.collect(model)
+    loader = [torch.randn(8, 3, generator=torch.Generator().manual_seed(0))]
+    for loader_or_none in (loader, None):
+        with average.applied(model, bn_loader=loader_or_none):
+            model.eval()
+        assert [module.training for module in model.modules()] == before
+    with pytest.raises(RuntimeError), average.applied(model):
+        model.eval()
+        raise RuntimeError
+    assert [module.training for module in model.modules()] == before

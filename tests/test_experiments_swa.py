@@ -12,9 +12,11 @@ import torch
 from torch import nn
 
 from experiments import record
+from experiments.swa import choices
 from experiments.swa.loaders import Rows, Shuffled, Split, split
+from experiments.swa.methods import Methods, as_it_is
 from experiments.swa.networks import NETWORKS, seeded
-from experiments.swa.recipes import ON_CPU, ON_CUDA, RECIPES, Recipe, quick
+from experiments.swa.recipes import ON_CPU, ON_CUDA, RECIPES, Recipe, Search, quick
 from experiments.swa.study import KIND, Study
 from experiments.swa.table import tables
 
@@ -83,23 +85,34 @@ def test_a_study_scores_every_method_and_is_not_run_twice(
     study.run("sgd", 0)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "fashion-sgd-0.json",
+        "fashion-sgd-averaging.json",
         "fashion-sgd-choice.json",
     ]
     result = record.read(tmp_path / "fashion-sgd-0.json", KIND)
-    methods = [row["method"] for row in result["rows"]]
-    assert methods == [
-        "SGD",
-        "SGD, constant rate, last step",
-        "SGD + SWA",
-        "SGD + SWAG-diag",
-        "SGD + SWAG",
-        "FGE",
+    assert [(row["method"], row["epochs"]) for row in result["rows"]] == [
+        ("SGD, running statistics", 2),
+        ("SGD", 2),
+        ("SGD, as long as SWA, running statistics", 4),
+        ("SGD, as long as SWA", 4),
+        ("SGD + SWA", 4),
+        ("SGD + SWAG-diag", 4),
+        ("SGD + SWAG", 4),
+        ("SGD, SWA's schedule, last step", 4),
+        ("FGE", 4),
     ]
     assert all(0 <= row["error"] <= 1 and row["nll"] > 0 for row in result["rows"])
-    assert len({row["nll"] for row in result["rows"]}) == 6
-    tried = record.read(tmp_path / "fashion-sgd-choice.json", KIND)["tried"]
-    best = min(tried, key=lambda row: row["nll"])
-    assert result["chosen"] == {"rate": best["rate"], "weight_decay": best["weight_decay"]}
+    assert len({row["nll"] for row in result["rows"]}) == 9
+    best = lowest(tmp_path / "fashion-sgd-choice.json", "sgd")
+    swa, fge = (lowest(tmp_path / "fashion-sgd-averaging.json", method)["part"] for method in ("swa", "fge"))
+    rate = best["rate"]
+    assert result["chosen"] == {
+        "rate": rate,
+        "weight_decay": best["weight_decay"],
+        "swa_lr": swa * rate,
+        "fge_lr": fge * rate,
+    }
+    text = tables([record.read(path, KIND) | {"name": path.stem} for path in sorted(tmp_path.glob("*.json"))])
+    assert text.count("**") == 2 * 3 and "| SGD + SWA | 4 | 0.25 of the rate | the same |" in text
     monkeypatch.setattr(study, "baseline", None)
     study.run("sgd", 0)
     other = Study("fashion", replace(tiny()[0], batch=40), tiny()[1], tmp_path, "cpu")
@@ -107,11 +120,43 @@ def test_a_study_scores_every_method_and_is_not_run_twice(
         other.run("sgd", 0)
 
 
+def lowest(path: Path, method: str) -> dict[str, Any]:
+    rows = [row for row in record.read(path, KIND)["tried"] if row["method"] == method]
+    assert len(rows) > 1
+    return min(rows, key=lambda row: row["nll"])
+
+
+def test_weight_decays_are_tried_at_the_best_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {(0.1, 1.0): 3.0, (0.2, 1.0): 1.0, (0.4, 1.0): 2.0, (0.2, 0.0): 0.5, (0.2, 5.0): 4.0}
+    methods = Methods(*tiny(), "cpu")
+    monkeypatch.setattr(methods, "cosine", lambda family, seed, choice, epochs: choice)
+    monkeypatch.setattr(methods, "refreshed", lambda choice: choice)
+    monkeypatch.setattr(choices, "score", lambda choice, rows: {"nll": found[choice]})
+    rows = choices.baseline(methods, "sgd", Search((0.1, 0.2, 0.4), (1.0, 0.0, 5.0)))
+    assert [(row["rate"], row["weight_decay"]) for row in rows] == list(found)
+    assert choices.best(rows) == {"method": "sgd", "rate": 0.2, "weight_decay": 0.0, "nll": 0.5}
+
+
+def test_refreshed_statistics_are_those_of_images_that_were_not_moved() -> None:
+    recipe, data = tiny()
+    methods = Methods(recipe, data, "cpu")
+    model = methods.cosine("sgd", 0, (0.1, 0.0), 1)
+    norm, convolution = model[1], model[0]
+    assert isinstance(norm, nn.BatchNorm2d)
+    before = as_it_is(model).predict(data.test.batches()).probs
+    after = methods.refreshed(model).predict(data.test.batches()).probs
+    channels = convolution(data.train.images).movedim(1, 0).flatten(1)
+    torch.testing.assert_close(norm.running_mean, channels.mean(1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(norm.running_var, channels.var(1), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(before, after, atol=1e-3)
+
+
 def test_the_tables_give_means_spreads_and_differences_by_seed() -> None:
     results = [made_up("vgg16", seed, 0.25 + 0.01 * seed, 0.24) for seed in (0, 1, 2)]
     text = tables(results)
     assert "| SGD | 200 | 3 | 26.00 ± 1.00 | 1.2600 ± 0.0100 | 5.00 ± 0.00 | 27.2 ± 0.3 | 1.73 |" in text
     assert "| SGD + SWA − SGD | -2.00 ± 1.00 (3 of 3 lower) |" in text
+    assert "SGD, as long as SWA" not in text  # no such runs, no such line
     assert "published" not in tables([made_up("fashion", 0, 0.2, 0.1)])
     assert "± nan" not in tables(results[:1])
 
@@ -139,4 +184,5 @@ def test_the_recipes_agree_with_what_the_readme_says() -> None:
         assert 0 < recipe.start < recipe.averaging_epochs
         assert all(hasattr(quick(name), field) for field in vars(recipe))
         share = 1 - recipe.start / recipe.averaging_epochs
+        assert recipe.averaging_epochs / recipe.epochs == (1 if name == "fashion" else 1.5)
         assert math.isclose(share, 0.25 if name == "fashion" else 0.45, abs_tol=0.03)

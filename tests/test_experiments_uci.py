@@ -359,6 +359,26 @@ def test_a_set_is_found_beside_or_below(tmp_path: Path) -> None:
     assert sets.find("boston", tmp_path / "root") == sets.find("boston", below) == below / "boston.npz"
 
 
+def test_a_set_of_ones_own_is_found_by_its_name_in_the_data_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = saved(tmp_path, "mine.npz")
+    assert sets.find("mine", tmp_path) == sets.find("mine.npz", tmp_path) == mine
+    assert sets.find(str(mine), None) == mine
+    with pytest.raises(InputError, match="'others'; pass one of boston"):
+        sets.find("others", tmp_path)
+    with pytest.raises(InputError, match="'../mine'"):
+        sets.find("../mine", tmp_path)
+    # a file given by its path needs no data folder, and a missing one is no reason to fail after the work
+    monkeypatch.setenv("SWAG_DATA", str(tmp_path / "nowhere"))
+    out = tmp_path / "out.json"
+    arguments = ["--set", str(mine), "--quick", "--splits", "1", "--methods", "SGD", "--out", str(out)]
+    assert run.main(arguments) == 0
+    assert [row["split"] for row in json.loads(out.read_text())["rows"]] == [1]
+    with pytest.raises(SystemExit, match="no data folder"):
+        run.main([*arguments, "--data-dir", str(tmp_path / "nowhere")])
+
+
 def test_validation_rows_come_from_training_rows_and_folds_do_not_overlap(tmp_path: Path) -> None:
     table = sets.read(saved(tmp_path))
     splits = [sets.split(table, number) for number in (0, 2)]

@@ -266,6 +266,32 @@ def test_integer_inference_of_a_quantised_model_uses_its_grid() -> None:
 
 
 @needs_int8
+@pytest.mark.parametrize("padding,kernel,dilation", [("same", 3, 2), ("valid", 3, 1), ("same", 4, 1)])
+def test_paddings_by_name(padding: str, kernel: int, dilation: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, kernel, padding=padding, dilation=dilation), nn.Conv2d(8, 2, 1)
+    ).eval()
+    small = int8_model(model, [images(64)])
+    # An even kernel's needs one zero more at one side, and stays in float.
+    assert isinstance(small[0], int8.Int8Layer) == (kernel == 3)
+    expected = model(images())
+    assert (small(images()) - expected).abs().mean() < 0.05 * expected.abs().mean()
+    torch.testing.assert_close(small(images()[0]), small(images()[:1])[0])  # one image alone
+
+
+@needs_int8
+def test_a_layer_with_two_names_is_one() -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(8, 8)
+    model = nn.Sequential(layer, nn.ReLU(), layer).eval()
+    small = int8_model(model, [features(64)])
+    assert isinstance(small[0], int8.Int8Layer) and small[2] is small[0]
+    expected = model(features())
+    assert (small(features()) - expected).abs().mean() < 0.05 * expected.abs().mean()
+
+
+@needs_int8
 def test_bad_input_to_integer_inference() -> None:
     with pytest.raises(InputError, match=r"form: got .*; pass a format of 8 bits or less"):
         int8_model(network(), [images()], BlockFloatingPoint(9))

@@ -34,11 +34,14 @@ ROUNDINGS = ("stochastic", "nearest")
 
 
 def exact_block_step(values: list[float], wl: int) -> Fraction:
-    """2^(e−wl+2) with the smallest e for which −2^(e+1) ≤ x < 2^(e+1), by trial, not by logarithms."""
-    e = -200
-    while not all(-(Fraction(2) ** (e + 1)) <= Fraction(x) < Fraction(2) ** (e + 1) for x in values):
+    """2^(e−wl+2) with the largest e for which 2^e ≤ max|x|, by trial; blocks on the grid of e − 1 stay."""
+    e, limit = -200, 2 ** (wl - 1)
+    while Fraction(2) ** (e + 1) <= max(abs(Fraction(x)) for x in values):
         e += 1
-    return Fraction(2) ** (max(e - wl + 2, -126))
+    found, finer = (Fraction(2) ** max(k - wl + 2, -126) for k in (e, e - 1))
+    codes = [Fraction(x) / finer for x in values]
+    stays = all(code.denominator == 1 and -limit <= code < limit for code in codes)
+    return finer if stays else found
 
 
 def exact_nearest(x: float, step: Fraction, low: int, high: int) -> float:
@@ -76,11 +79,15 @@ def test_block_floating_point_to_nearest_is_the_formula(values: list[float], wl:
 
 @pytest.mark.parametrize("wl", [1, 2, 4, 8, 16])
 def test_the_published_exponent(wl: int) -> None:
-    """e = ⌊log₂ max|x|⌋ and its clamp, for values that are no powers of two."""
-    x = torch.randn(1000, generator=seeded(1))
-    delta = 2.0 ** (math.floor(math.log2(x.abs().max().item())) - wl + 2)
-    expected = (x.double() / delta).round().clamp(-(2 ** (wl - 1)), 2 ** (wl - 1) - 1) * delta
-    assert torch.equal(block_floating_point(x, wl, rounding="nearest").double(), expected)
+    """e = ⌊log₂ max|x|⌋ and its clamp, written out; also where max|x| is a power of two, of either sign."""
+    normal = torch.randn(1000, generator=seeded(1))
+    ends = [torch.tensor([*ends, 0.3, -0.777]) for ends in ([-1.0], [1.0], [1.0, -1.0], [-4.0, 3.9])]
+    for x in (normal, *ends):
+        delta = 2.0 ** (math.floor(math.log2(x.abs().max().item())) - wl + 2)
+        expected = (x.double() / delta).round().clamp(-(2 ** (wl - 1)), 2 ** (wl - 1) - 1) * delta
+        q = block_floating_point(x, wl, rounding="nearest")
+        assert torch.equal(q.double(), expected)
+        assert torch.equal(block_floating_point(q, wl, generator=seeded(2)), q)
 
 
 FORMATS: list[Format] = [
@@ -216,13 +223,29 @@ def test_each_block_is_rounded_by_its_own_exponent(dim: int | None, block: int |
         assert not torch.equal(whole, block_floating_point(x, 4, rounding="nearest"))
 
 
+@pytest.mark.parametrize("dim,block", [(None, None), (0, None), (1, None), (-1, None), (None, 6)])
+@pytest.mark.parametrize("wl", [1, 2, 5])
+def test_a_block_that_reaches_down_to_a_power_of_two(dim: int | None, block: int | None, wl: int) -> None:
+    """Each block by itself takes the formula's exponent, or stays where it is on the finer grid already."""
+    x = torch.randn(4, 6, generator=seeded(14)).clamp(-0.99, 0.99)
+    x[:2, 0] = -1.0
+    x[0, 1:] = (x[0, 1:] * 16).round() / 16  # on the finer grid of 5 bits
+    got = block_floating_point(x, wl, dim=dim, block=block, rounding="nearest")
+    for q, alone in zip(blocks_of(got, dim, block), blocks_of(x, dim, block), strict=True):
+        values = alone.flatten().tolist()
+        step, limit = exact_block_step(values, wl), 2 ** (wl - 1)
+        assert q.flatten().tolist() == [exact_nearest(v, step, -limit, limit - 1) for v in values]
+    assert torch.equal(block_floating_point(got, wl, dim=dim, block=block, generator=seeded(1)), got)
+
+
 def test_small_blocks_exponents() -> None:
-    x = torch.tensor([[1.0, -3.0], [0.001, 0.0], [0.0, 0.0], [-4.0, 1.0]])
+    x = torch.tensor([[1.0, -3.0], [0.001, 0.0], [0.0, 0.0], [-4.0, 1.0], [-4.0, 0.3]])
     steps = BlockFloatingPoint(8, dim=0).steps(x)
     smallest = 2.0**-126
-    assert steps.shape == (4, 1)
-    # max 3 → e = 1; 0.001 → e = −10; zeros → the smallest; −4 alone → e = 1, whose range ends there.
-    assert steps.view(-1).tolist() == [2.0**-5, 2.0**-16, smallest, 2.0**-5]
+    assert steps.shape == (5, 1)
+    # max 3 → e = 1; 0.001 → e = −10; zeros → the smallest; −4 and 1 are on the grid of e = 1, which ends
+    # there; with 0.3 beside it → e = 2.
+    assert steps.view(-1).tolist() == [2.0**-5, 2.0**-16, smallest, 2.0**-5, 2.0**-4]
 
 
 def test_formats_take_a_vector_as_one_block() -> None:
@@ -320,6 +343,33 @@ def test_a_given_step_is_used() -> None:
     with pytest.raises(InputError, match="step: holds values that are not positive"):
         symmetric_uniform(x, 3, step=torch.tensor(0.0))
     assert torch.equal(symmetric_steps(symmetric_uniform(x, 3), 3), symmetric_steps(x, 3))
+    assert symmetric_uniform(x, 3, step=0.5).tolist() == [1.0, 0.0, 1.5]
+    with pytest.raises(InputError, match="x: holds NaN or infinite"):
+        symmetric_uniform(torch.tensor([1.0, torch.nan]), 3, step=0.5)
+
+
+def test_a_given_step_broadcasts_as_torch_does() -> None:
+    """Along the last dimension too, where a square tensor would hide a mistake."""
+    x = torch.randn(5, 5, generator=seeded(15))
+    step = torch.linspace(0.1, 0.9, 5)
+    for shaped in (step, step.view(1, 5), step.view(5, 1)):
+        expected = (x / shaped).round().clamp(-3, 3) * shaped
+        assert torch.equal(symmetric_uniform(x, 3, step=shaped), expected)
+    for bad in (torch.ones(5, 5), torch.ones(4), torch.ones(1, 1, 5)):
+        with pytest.raises(InputError, match=r"step: got shape .* for x of shape \(5, 5\)"):
+            symmetric_uniform(x, 3, step=bad)
+
+
+def test_a_refused_tensor_takes_no_random_number() -> None:
+    state = torch.get_rng_state()
+    for call in (
+        lambda: fixed_point(torch.ones(2, dtype=torch.int64), 8, 4),
+        lambda: block_floating_point(torch.tensor([torch.nan]), 8),
+        lambda: symmetric_uniform(torch.tensor([torch.inf]), 8, rounding="stochastic"),
+    ):
+        with pytest.raises(InputError):
+            call()
+    assert torch.equal(state, torch.get_rng_state())
 
 
 # --- gradients, compilation, refusals ----------------------------------------------------------------

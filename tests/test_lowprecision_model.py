@@ -251,6 +251,34 @@ def test_a_quantizer_alone() -> None:
         Quantizer(ACTIVATIONS, seed=0.5)
 
 
+@pytest.mark.parametrize("errors", [BlockFloatingPoint(8), ERRORS], ids=["block", "fixed"])
+def test_a_loss_scaler_sees_its_overflows_and_recovers(errors: BlockFloatingPoint | FixedPoint) -> None:
+    """Errors that overflow are neither refused nor clamped: the scaler skips a step, and goes on."""
+    model = quantize_model(network(), errors=errors, seed=0).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**120, backoff_factor=2.0**-60)
+    moved = []
+    for _ in range(3):
+        before = model[6].weight.detach().clone()
+        optimizer.zero_grad()
+        loss = 1e6 * F.cross_entropy(model(images()), torch.arange(6) % 3)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        moved.append(not torch.equal(before, model[6].weight))
+    assert moved == [False, True, True]
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_a_kept_grid_in_half_precision_is_computed_in_single() -> None:
+    """The steps follow the model to 16 bits; quotients and products are not rounded to them."""
+    lowbit = quantize_model(nn.Linear(64, 8), weights=SymmetricUniform(8, dim=0), keep_grid=True).bfloat16()
+    steps = lowbit.parametrizations["weight"][0].steps.float()
+    original = lowbit.parametrizations["weight"].original.float()
+    expected = (original / steps).round().clamp(-127, 127) * steps
+    assert torch.equal(plain_copy(lowbit).weight, expected.bfloat16())
+
+
 def test_bad_input() -> None:
     with pytest.raises(InputError, match="model: has no layer to quantise"):
         quantize_model(nn.Sequential(nn.ReLU(), nn.BatchNorm1d(3)), activations=ACTIVATIONS)

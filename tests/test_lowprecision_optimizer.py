@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -189,6 +190,38 @@ def test_a_deep_copy_goes_on_alone() -> None:
     assert not torch.equal(EIGHT.to_nearest()(model.bias), model.bias)
 
 
+def test_a_copy_under_a_scheduler_steps_itself() -> None:
+    """Schedulers put a `step` of the original on the object, which a copy must not take along."""
+    model = nn.Linear(3, 2)
+    optimizer = LowPrecisionOptimizer(sgd(model.parameters()), weights=EIGHT, seed=0)
+    torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    before = model.weight.detach().clone()
+    net, copied = copy.deepcopy((model, optimizer))
+    restored = pickle.loads(pickle.dumps((model, optimizer)))
+    for own, opt in ((net, copied), restored):
+        own(torch.ones(4, 3)).square().sum().backward()
+        opt.step()
+        assert torch.equal(model.weight, before) and not torch.equal(own.weight, before)
+        assert opt.param_groups is opt.base.param_groups
+
+
+def test_a_gradient_scaler_skips_and_goes_on() -> None:
+    model, optimizer = low_precision(nn.Linear(3, 2), sgd, Precision.block(8), seed=0)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**120, backoff_factor=2.0**-60)
+    moved = []
+    for _ in range(3):
+        before = model.weight.detach().clone()
+        optimizer.zero_grad()
+        loss = 1e9 * model(torch.ones(4, 3)).square().sum()
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        scaler.step(optimizer)
+        scaler.update()
+        moved.append(not torch.equal(before, model.weight))
+    assert moved == [False, True, True] and optimizer.state_dict()["low_precision"]["n_steps"] == 2
+
+
 def test_states_of_others_are_refused() -> None:
     optimizer = LowPrecisionOptimizer(sgd([vector()]), weights=EIGHT, accumulators=BlockFloatingPoint(16))
     before = copy.deepcopy(optimizer.state_dict())
@@ -270,6 +303,10 @@ def test_a_bad_gradient_changes_nothing(bad: float) -> None:
         optimizer.step()
     assert all(torch.equal(x, y) for x, y in zip((a, b, a.grad), before, strict=True))
     assert optimizer.state_dict()["low_precision"]["n_steps"] == 0
+    unrounded = LowPrecisionOptimizer(sgd([a, b]), weights=EIGHT)  # gradients without a format
+    with pytest.raises(InputError, match="gradients: that of parameter 1"):
+        unrounded.step()
+    assert all(torch.equal(x, y) for x, y in zip((a, b), before, strict=False))
 
     def closure() -> Tensor:
         b.grad = torch.full((3,), bad)
@@ -284,6 +321,15 @@ def test_a_bad_gradient_changes_nothing(bad: float) -> None:
     assert all(torch.equal(x, y) for x, y in zip((a, b), before, strict=True))
 
 
+@pytest.mark.parametrize("bad", [torch.tensor([1.0, math.nan]), torch.ones(2, dtype=torch.bfloat16)])
+def test_weights_that_cannot_be_rounded_leave_all_as_they_are(bad: Tensor) -> None:
+    first, second = vector(), nn.Parameter(bad)
+    before = first.detach().clone()
+    with pytest.raises(InputError, match=r"weights: parameter 1 \(shape \(2,\)\)"):
+        LowPrecisionOptimizer(sgd([first, second]), weights=FixedPoint(12, 1))
+    assert torch.equal(first, before)
+
+
 def test_bad_settings() -> None:
     with pytest.raises(InputError, match="base: got a Linear; pass a torch optimizer"):
         LowPrecisionOptimizer(nn.Linear(1, 1), weights=EIGHT)
@@ -295,6 +341,14 @@ def test_bad_settings() -> None:
         LowPrecisionOptimizer(sgd([vector()]), gradients=8)
     with pytest.raises(InputError, match="precision: got 8; pass a Precision"):
         low_precision(nn.Linear(1, 1), sgd, 8)
+    model = nn.Linear(1, 1)
+    for bad, message in (
+        (sgd(model.parameters()), "got a SGD; pass a function such as"),
+        (lambda parameters: None, "gave a NoneType; it has to return a torch optimizer"),
+        (lambda parameters: sgd(model.parameters()), "gave an optimizer of none of the parameters"),
+    ):
+        with pytest.raises(InputError, match=f"make_optimizer: {message}"):
+            low_precision(model, bad, Precision.block(8))
     with pytest.raises(InputError, match="model: has no layer to quantise"):
         low_precision(nn.BatchNorm1d(3), sgd, Precision.block(8))
     embedding = nn.Embedding(5, 2, sparse=True)

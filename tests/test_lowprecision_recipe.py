@@ -138,5 +138,9 @@ def test_bad_input() -> None:
         run(bits=1)
     with pytest.raises(InputError, match="lr_min"):
         run(lr_min=1.0)
+    with pytest.raises(InputError, match="loss: got a CrossEntropyLoss; pass a function of the model and a"):
+        run(loss=nn.CrossEntropyLoss())
+    with pytest.raises(InputError, match="make_optimizer: got a SGD; pass a function"):
+        sqwa(network(), batches(), loss, sgd(network().parameters()), **RATES)
     with pytest.raises(StateError, match="sqwa: the loss is nan in epoch 0 of phase 'capture'"):
         run(loss=lambda model, batch: loss(model, batch) * torch.nan)

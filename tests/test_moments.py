@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from swag import Collector
-from swag.moments import accumulate_, all_finite, first_non_finite
+from swag.moments import accumulate_, all_finite, first_non_finite, non_finite_flags
 from tests import oracles
 from tests.checks import Array, array, assert_close
 
@@ -188,4 +188,4 @@ def test_large_values_are_not_taken_for_infinite(dtype: torch.dtype, large: floa
 
 def test_flags_leave_empty_tensors_out() -> None:
     tensors = [torch.empty(0, 3), torch.ones(2), torch.tensor([1.0, float("nan")]), torch.empty(0)]
-    assert moments.non_finite_flags(tensors).tolist() == [False, False, True, False]
+    assert non_finite_flags(tensors).tolist() == [False, False, True, False]

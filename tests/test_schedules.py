@@ -87,6 +87,13 @@ BY_HAND: dict[str, Callable[[int], float]] = {
     "fast_swa": fast,
     "cosine": lambda e: LR * 0.5 * (1 + math.cos(math.pi * e / 400)),
 }
+# Where the length of a step matters: the share of the cycle that is over after it.
+IN_FRACTIONS: dict[str, Callable[[float, float], float]] = {
+    "cyclical": lambda e, step: 0.5 - 0.4 * min(1.0, (e % 5 + step) / 5),
+    "cyclical_cosine": lambda e, step: (
+        0.1 + 0.4 * 0.5 * (1 + math.cos(math.pi * min(1.0, (e % 5 + step) / 5)))
+    ),
+}
 # The epochs whose rate is the lowest of its cycle, by hand.
 POINTS: dict[str, Callable[[int], bool]] = {
     "swa_paper": lambda e: e >= 20,
@@ -130,7 +137,10 @@ def test_collection_points_are_where_the_rate_is_lowest(name: str) -> None:
 @pytest.mark.parametrize("name", MADE)
 @pytest.mark.parametrize("batches", [3, 7, 10])
 def test_fractional_epochs(name: str, batches: int) -> None:
-    """step(epoch) sets the formula's rate at that epoch, whatever the order; each cycle has one point."""
+    """step(epoch) sets the formula's rate at that epoch, whatever the order; each cycle has one point.
+
+    The length of a step is not said anywhere: it follows from the calls, from the second one on.
+    """
     opt = optimizer()
     schedule = MADE[name](opt)
     points = []
@@ -143,10 +153,12 @@ def test_fractional_epochs(name: str, batches: int) -> None:
             assert rates_of(opt) == schedule.rates(position)
             if schedule.is_collection_point():
                 points.append(position)
-            if batch == 0 and name not in ("cyclical", "cyclical_cosine"):
-                assert rates_of(opt)[0] == pytest.approx(BY_HAND[name](epoch), rel=1e-12)
-    whole = [e for e in range(220) if POINTS[name](e)]
-    assert points == pytest.approx(whole, abs=1e-9)
+            expected = IN_FRACTIONS.get(name, lambda e, _: BY_HAND[name](e))
+            step = 1 / batches if position else 0.0
+            assert rates_of(opt)[0] == pytest.approx(expected(position, step), rel=1e-9), position
+    # The lowest rate is that of the last step, but for the triangle, which has it in mid-cycle.
+    late = 0 if name in ("fge_triangle", "cosine") else 1 - 1 / batches
+    assert points == pytest.approx([e + late for e in range(220) if POINTS[name](e)], abs=1e-9)
     schedule.step(0.5)  # back
     assert rates_of(opt) == schedule.rates(0.5)
 
@@ -168,6 +180,76 @@ def test_cyclical_by_the_batch_ends_each_cycle_at_the_lowest_rate(
     if make is schedules.cyclical:
         assert seen == pytest.approx([(1 - s) * 0.5 + s * 0.1 for s in t], rel=1e-9)
     assert min(seen) == pytest.approx(0.1, rel=1e-9)
+
+
+@pytest.mark.parametrize("make", [schedules.cyclical, schedules.cyclical_cosine])
+@pytest.mark.parametrize("cycle", [1, 2, 0.5])
+def test_cyclical_by_the_batch_needs_no_word_about_it(make: Callable[..., Schedule], cycle: float) -> None:
+    """The pinned call: each cycle comes down to lr_min in its last batch and nowhere else is flat."""
+    opt, told = optimizer(), optimizer()
+    schedule = make(opt, lr_max=0.5, lr_min=0.1, cycle=cycle)
+    reference = make(told, lr_max=0.5, lr_min=0.1, cycle=cycle, steps_per_epoch=4)
+    seen, expected, points = [], [], []
+    for i in range(24):
+        schedule.step(i // 4 + i % 4 / 4)
+        reference.step(i // 4 + i % 4 / 4)
+        opt.step(), told.step()
+        seen.append(rates_of(opt)[0])
+        expected.append(rates_of(told)[0])
+        points.append(schedule.is_collection_point())
+    assert seen[1:] == expected[1:] and seen[0] == 0.5
+    n = int(4 * cycle)
+    assert points == [i % n == n - 1 for i in range(24)]
+    assert [i for i, rate in enumerate(seen) if rate == 0.1] == [i for i in range(24) if i % n == n - 1]
+
+
+def test_how_many_steps_there_are_can_be_said_before_the_first() -> None:
+    opt = optimizer()
+    schedule = schedules.cyclical(opt, lr_max=0.5, lr_min=0.1, cycle=2)
+    assert rates_of(opt) == pytest.approx([0.3]) and schedule.rates(1) == pytest.approx([0.1])
+    schedule.stepped(4)
+    assert rates_of(opt) == schedule.get_last_lr() == pytest.approx([0.45])
+    assert schedule.rates(1.75) == [0.1] and schedule.rates(1) == pytest.approx([0.25])
+    given = schedules.cyclical(opt, lr_max=0.5, lr_min=0.1, cycle=2, steps_per_epoch=2)
+    given.stepped(4)
+    assert rates_of(opt) == pytest.approx([0.4])  # the length it was made with stays
+    with pytest.raises(swag.InputError, match="steps_per_epoch: got 0"):
+        schedule.stepped(0)
+
+
+def test_a_cycle_shorter_than_the_steps_is_an_error_and_not_a_flat_rate() -> None:
+    opt = optimizer()
+    schedule = schedules.cyclical(opt, lr_max=0.5, lr_min=0.1, cycle=0.5)
+    before = schedule.state_dict()
+    for call in (schedule.step, lambda: schedule.step(1), lambda: schedule.stepped(1)):
+        with pytest.raises(swag.InputError, match=r"cycle: got 0\.5, which is shorter than a step of 1"):
+            call()
+    assert schedule.state_dict() == before
+
+
+@pytest.mark.parametrize("epochs", [range(6), [0, 1.0, 2.0, 3.0, 4.0, 5.0], [np.int64(e) for e in range(6)]])
+def test_whole_epochs_asked_for_one_after_another_are_steps_of_one_epoch(epochs: Any) -> None:
+    opt = optimizer()
+    schedule = MADE["cyclical"](opt)
+    for epoch in epochs:
+        schedule.step(epoch)
+        opt.step()
+        assert rates_of(opt)[0] == pytest.approx(saw_tooth(int(epoch)), rel=1e-12)
+        assert schedule.is_collection_point() == (epoch == 4)
+
+
+@pytest.mark.parametrize("name", ["constant", "swa_paper"])
+def test_a_constant_rate_by_the_batch_collects_after_whole_epochs_of_it(name: str) -> None:
+    opt = optimizer()
+    schedule = MADE[name](opt)
+    points = []
+    for i in range(23 * 4):
+        schedule.step(i // 4 + i % 4 / 4)
+        opt.step()
+        if schedule.is_collection_point():
+            points.append(i)
+    start = 20 if name == "swa_paper" else 0
+    assert points == [4 * epoch + 3 for epoch in range(start, 23)]
 
 
 def test_the_cosine_form_is_torchs_one_step_later() -> None:
@@ -425,7 +507,11 @@ def test_epochs_that_are_none(epoch: Any) -> None:
         (schedules.constant, {"lr": None}, "lr: got None"),
         (schedules.cyclical, {"lr_max": 0.1, "lr_min": 0.2, "cycle": 4}, "lr_min: got 0.2, which is above"),
         (schedules.cyclical, {"lr_max": 0.2, "lr_min": 0.1, "cycle": -4}, "cycle: got -4"),
-        (schedules.cyclical, {"lr_max": 0.2, "lr_min": 0.1, "cycle": 0.5}, "shorter than a step"),
+        (
+            schedules.cyclical,
+            {"lr_max": 0.2, "lr_min": 0.1, "cycle": 0.5, "steps_per_epoch": 1},
+            "shorter than a step",
+        ),
         (
             schedules.cyclical_cosine,
             {"lr_max": 0.2, "lr_min": 0.1, "cycle": 4, "steps_per_epoch": 0},
@@ -459,6 +545,17 @@ def test_states_that_do_not_fit() -> None:
         (MADE["swa_paper"](optimizer(0.1, 0.2)).state_dict(), "has 2 parameter groups"),
         (damaged, "damaged"),
         ({**before, "shapes": [{"swa_start": 10}]}, "damaged"),
+        ({**before, "shapes": []}, "damaged: 'shapes'"),
+        ({**before, "last_epoch": "x"}, "damaged: 'last_epoch'"),
+        ({**before, "last_epoch": math.nan}, "damaged: 'last_epoch'"),
+        ({**before, "previous_epoch": None}, "damaged: 'previous_epoch'"),
+        ({**before, "base_lrs": []}, "damaged: 'base_lrs'"),
+        ({**before, "base_lrs": ["0.1"]}, "damaged: 'base_lrs'"),
+        ({**before, "base_lrs": [0.1, 0.2]}, "damaged: 'base_lrs'"),
+        ({**before, "last_lr": [math.inf]}, "damaged: 'last_lr'"),
+        ({**before, "step_count": -1}, "damaged: 'step_count'"),
+        ({**before, "stride": 2.0}, "damaged: 'stride'"),
+        ({**before, "epochs": -3}, "epochs: got -3"),
     ]:
         with pytest.raises(swag.InputError, match=complaint):
             schedule.load_state_dict(state)

@@ -34,6 +34,18 @@ def test_lift_and_project() -> None:
     assert (space.k, space.size) == (3, 7)
 
 
+def test_project_subtracts_in_float64_and_takes_any_dtype() -> None:
+    offset = torch.full((3,), 1000.0, dtype=torch.float64) + 1e-6
+    space = Subspace(offset, torch.eye(3, 2, dtype=torch.float64) * 1e-4)
+    theta = torch.full((3,), 1000.0)  # float32, whose steps are 6e-5 there
+    assert_close(space.project(theta), [-1e-2, -1e-2], rtol=1e-6)
+    coarse = space.project(theta.bfloat16())
+    assert coarse.dtype == torch.bfloat16
+    assert_close(coarse.float(), [-1e-2, -1e-2], rtol=1e-2)
+    whole = Subspace(torch.zeros(2), 4 * torch.eye(2)).project(torch.tensor([1, 2]))
+    assert_close(whole, [0.25, 0.5], rtol=1e-6)
+
+
 def test_lift_is_differentiable() -> None:
     space = Subspace(torch.zeros(4), torch.randn(4, 2, generator=seeded()))
     jacobian = torch.autograd.functional.jacobian(space.lift, torch.zeros(2))
@@ -118,6 +130,12 @@ def test_the_random_subspaces_scale_is_its_definition() -> None:
     assert twin.layout == pca.layout
     assert torch.equal(twin.basis, pca.random_twin(generator=seeded(1)).basis)
     assert not torch.equal(twin.basis, pca.random_twin(generator=seeded(2)).basis)
+
+
+def test_a_random_frame_around_half_precision_weights() -> None:
+    space = Subspace.random(torch.zeros(400, dtype=torch.bfloat16), 3, norm=2.0, generator=seeded())
+    assert space.basis.dtype == torch.bfloat16
+    assert_close(space.basis.float().T @ space.basis.float(), 4 * np.eye(3), rtol=1e-2, scale=4.0)
 
 
 def test_random_frames_are_uniformly_distributed() -> None:

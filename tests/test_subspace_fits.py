@@ -1,7 +1,7 @@
 """Variational inference, Laplace's approximation and the projected Gaussian: known ELBOs and closed forms."""
 
 import math
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import pytest
@@ -22,6 +22,7 @@ from swag.subspace import (
     full_covariance_batch,
     mean_field_batch,
 )
+from swag.subspace.climb import reached
 from tests.checks import array, assert_close, assert_covariance_close, assert_means
 from tests.linear_gaussian import linear_gaussian
 from tests.runs import seeded, trained
@@ -95,6 +96,52 @@ def test_the_flow_beats_the_gaussian_where_none_fits() -> None:
     assert float(gaussian.elbo) < float(flow.elbo) - 0.2
 
 
+@pytest.mark.parametrize("is_random", [False, True])
+def test_the_elbos_error_is_its_spread(is_random: bool) -> None:
+    """Mirrored draws of an even function are equal; draws of one minibatch share its luck."""
+    generator = seeded()
+
+    def bound(n_draws: int) -> Tensor:
+        half = torch.randn(n_draws // 2, 1, generator=generator)
+        luck = torch.randn((), generator=generator) if is_random else 0.0
+        return torch.cat([half, -half]).square() + luck
+
+    found = [reached(bound, 8, 128, is_random=is_random) for _ in range(400)]
+    spread = float(torch.stack([mean for mean, _ in found]).std())
+    # the standard deviation of 400 means is known to 1/√800 = 3.5 %
+    assert float(torch.stack([error for _, error in found]).mean()) == pytest.approx(spread, rel=0.15)
+
+
+@final
+class Shaky:
+    """A log-likelihood with a minibatch's luck in it."""
+
+    is_random = True
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self._generator = generator
+
+    def batch(self, z: Tensor) -> Tensor:
+        return 10 * torch.randn((), generator=self._generator) - z.square().sum(1)
+
+
+@pytest.mark.parametrize("method", [MeanFieldVI(1), FlowVI(1, n_steps=1)])
+def test_the_error_of_a_minibatched_elbo(method: Any) -> None:
+    fits = [method.infer(Shaky(seeded(i)), prior_std=1.0, z0=ZEROS, generator=seeded(i)) for i in range(12)]
+    spread = float(torch.stack([fit.elbo for fit in fits]).std())
+    error = float(torch.stack([fit.elbo_error for fit in fits]).mean())
+    assert 0.5 < error / spread < 2
+
+
+def test_a_flows_draws_are_independent() -> None:
+    fit = FlowVI(200, n_steps=1).infer(
+        Batched(lambda z: -z.square().sum(1)), prior_std=1.0, z0=ZEROS, generator=seeded()
+    )
+    for z in (fit.z, fit.sample(200, generator=seeded(1))):
+        first, second = z[:100], z[100:]
+        assert float((first + second - 2 * z.mean(0)).std()) > 0.5 * float(z.std())
+
+
 def test_a_flow_of_one_dimension() -> None:
     fit = FlowVI(200, n_steps=300).infer(
         Batched(lambda z: -1.5 * (z[:, 0] - 1).square()), prior_std=1.0, z0=torch.zeros(1), generator=seeded()
@@ -155,6 +202,18 @@ def test_laplaces_hessian_of_another_density() -> None:
     assert_close(fit.covariance, precision.inverse(), rtol=1e-6, scale=0.1)
     gradient = x.T @ (counts - rate) / 3.0 - fit.mean / 4.0
     assert float(gradient.abs().max()) < 1e-5
+
+
+def test_laplace_says_where_it_stopped_before_the_mode(caplog: pytest.LogCaptureFixture) -> None:
+    def steep(z: Tensor) -> Tensor:
+        return -((z - 2) ** 4).sum(1) * torch.tensor(50.0) - z[:, 0] * z[:, 1]
+
+    settings: dict[str, Any] = {"prior_std": 1.0, "z0": torch.zeros(2).double()}
+    Laplace().infer(Batched(steep), **settings)
+    assert not caplog.records
+    Laplace(2).infer(Batched(steep), **settings)
+    assert "before the mode: one more Newton step would gain" in caplog.text
+    assert "raise n_steps" in caplog.text
 
 
 def test_laplace_at_a_saddle_takes_the_priors_curvature(caplog: pytest.LogCaptureFixture) -> None:

@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -15,13 +17,15 @@ from swag.subspace import (
     Chains,
     DensityError,
     EllipticalSlice,
+    FullCovarianceVI,
+    Laplace,
     Subspace,
     UnivariateSlice,
     elliptical_slice,
     elliptical_slice_batch,
     univariate_slice_batch,
 )
-from tests.checks import assert_covariance_close, assert_means
+from tests.checks import assert_close, assert_covariance_close, assert_means
 from tests.linear_gaussian import LinearGaussian, linear_gaussian
 from tests.runs import seeded
 
@@ -72,6 +76,56 @@ def test_the_pure_function_finds_k_by_itself() -> None:
         assert elliptical_slice(model.log_likelihood, prior_std, 3, generator=seeded()).shape == (3, 3)
     with pytest.raises(InputError, match=r"z0=torch.zeros\(k\)"):
         elliptical_slice(lambda z: -z.square().sum(), 1.0, 3)
+
+
+def test_the_pure_function_knows_the_k_of_a_likelihood_in_a_subspace() -> None:
+    class Known:
+        subspace = Subspace(torch.zeros(90), torch.eye(90)[:, :70])
+
+        def __call__(self, z: Tensor) -> Tensor:
+            assert z.shape == (70,), "nothing is tried"
+            return -z.square().sum()
+
+    assert elliptical_slice(Known(), 1.0, 2, generator=seeded()).shape == (2, 70)
+
+
+@pytest.mark.parametrize("wrap", [float, np.array, lambda value: np.array([value])])
+def test_numbers_that_are_no_tensors_will_do(wrap: Callable[[float], object]) -> None:
+    z = elliptical_slice(lambda z: wrap(-float(z.square().sum())), 1.0, 20, z0=ZEROS, generator=seeded())
+    same = elliptical_slice(lambda z: -z.square().sum(), 1.0, 20, z0=ZEROS, generator=seeded())
+    assert torch.equal(z, same)
+
+
+@pytest.mark.parametrize("method", [*(s(30, n_chains=2) for s in SAMPLERS), FullCovarianceVI(5), Laplace()])
+def test_a_likelihood_that_writes_into_z_does_no_harm(method: Any) -> None:
+    def clean(z: Tensor) -> Tensor:
+        return -2 * (z - 1).square().sum(1)
+
+    def careless(z: Tensor) -> Tensor:
+        z -= 1
+        return -2 * z.square().sum(1)
+
+    def one(z: Tensor) -> Tensor:
+        z -= 1
+        return -2 * z.square().sum()
+
+    expected, *got = (
+        method.infer(function, prior_std=1.0, z0=ZEROS, generator=seeded())
+        for function in (Batched(clean), Batched(careless), one)
+    )
+    for result in got:
+        assert_close(result.mean, expected.mean, rtol=1e-9)
+        assert_close(result.covariance, expected.covariance, rtol=1e-9, scale=1.0)
+
+
+def test_the_pure_functions_chain_is_its_own() -> None:
+    def careless(z: Tensor) -> Tensor:
+        z -= 1
+        return -z.square().sum()
+
+    z = elliptical_slice(careless, 1.0, 20, z0=ZEROS, generator=seeded())
+    same = elliptical_slice(lambda z: -(z - 1).square().sum(), 1.0, 20, z0=ZEROS, generator=seeded())
+    assert torch.equal(z, same)
 
 
 def test_without_data_the_prior_is_sampled() -> None:
@@ -291,6 +345,18 @@ def test_nuts() -> None:
     assert float(chains.rhat().max()) < 1.05
     again = NUTS(10, n_chains=2, burn_in=60).infer(model.log_likelihood, **settings, generator=seeded(1))
     assert torch.equal(chains.z[:, :10], again.z)
+
+
+@pytest.mark.skipif("not _has_pyro()")
+def test_nuts_that_never_moves_or_meets_nan() -> None:
+    needle = lambda z: torch.where((z == 0).all(), 0.0, -math.inf) + 0 * z.sum()  # noqa: E731
+    with pytest.raises(DensityError, match=r"NUTS sampler stays at z = \[0, 0\].*raise temperature"):
+        NUTS(20, n_chains=1, burn_in=20).run(needle, prior_std=1.0, z0=torch.zeros(2), generator=seeded())
+    nan = lambda z: torch.where(z[0] > 1.8, math.nan, -0.5 * z.square().sum())  # noqa: E731
+    with pytest.raises(DensityError, match=r"was nan at step \d+, z = \[") as caught:
+        NUTS(400, n_chains=1, burn_in=5).run(nan, prior_std=1.0, z0=torch.zeros(2), generator=seeded(1))
+    assert caught.value.chain is not None and caught.value.step is not None
+    assert len(caught.value.chain) == max(0, caught.value.step - 5)
 
 
 def _has_pyro() -> bool:

@@ -419,3 +419,49 @@ def test_the_triggers_state_goes_on() -> None:
     for state in ({}, {**whole.state_dict(), "patience": 4}):
         with pytest.raises(swag.InputError, match="state: "):
             whole.load_state_dict(state)
+
+
+@pytest.mark.parametrize("share", [math.nan, -0.1, 1.5, None, "0.5", True, math.inf])
+def test_a_share_that_is_none_is_refused_and_changes_nothing(share: object) -> None:
+    class Bad:
+        given: object = 0.5
+
+        def share(self, n: int) -> object:
+            return self.given
+
+    model, rule = nn.Linear(2, 1), Bad()
+    average = RunningAverage(model, rule)  # type: ignore[arg-type]
+    for _ in range(2):
+        average.collect(model)
+    before, rule.given = average.mean, share
+    with pytest.raises(swag.InputError, match=r"rule: .* the share"):
+        average.collect(model)
+    assert torch.equal(average.mean, before) and average.n_collected == 2
+    rule.given = 1
+    average.collect(model)
+    assert average.n_collected == 3
+
+
+@pytest.mark.parametrize("make", [lambda m: WindowAverage(m, 2), lambda m: RunningAverage(m, EMA(0.5))])
+def test_a_large_first_snapshot_is_forgotten_to_the_last_bit(make: Any) -> None:
+    model = nn.Linear(1, 1, bias=False)
+    average = make(model)
+    for value in (1e4, *[2e-4] * 80):
+        nn.init.constant_(model.weight, value)
+        average.collect(model)
+    assert average.mean.item() == pytest.approx(2e-4, rel=1e-6)
+    again = make(model)
+    again.load_state_dict(average.state_dict())
+    assert torch.equal(again.mean, average.mean)
+
+
+def test_a_window_of_close_snapshots_far_from_zero_keeps_their_differences() -> None:
+    """Summed as they are, 64 numbers near 1e4 would lose what they differ by."""
+    model = nn.Linear(1, 1, bias=False)
+    average = WindowAverage(model, 64)
+    values = [1e4 + i / 1024 for i in range(100)]
+    for value in values:
+        nn.init.constant_(model.weight, value)
+        average.collect(model)
+    expected = sum(float(torch.tensor(v)) for v in values[-64:]) / 64
+    assert average.mean.item() == float(torch.tensor(expected))

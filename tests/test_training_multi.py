@@ -145,4 +145,4 @@ def test_refuses_a_function_that_makes_no_model() -> None:
 
 def test_an_optimizer_class_is_a_function() -> None:
     members = run([0, 1], epochs=2, optimizer=torch.optim.AdamW)
-    assert [result.history[0]["rates"] for result in members.results] == [[5e-4], [5e-4]]
+    assert [result.history[-1]["rates"] for result in members.results] == [[5e-4], [5e-4]]

@@ -583,3 +583,60 @@ def test_states_that_do_not_fit_change_nothing() -> None:
     with pytest.raises(ValueError, match="parameter group"):  # torch's own
         opt.load_state_dict({**good, "param_groups": groups})
     assert opt.n_averaged == [4]
+
+
+def test_a_scaler_must_get_the_wrapper_for_unscaling_and_stepping() -> None:
+    """As the docstring says: with the base for one of the two the gradients are unscaled twice, or not."""
+
+    def run(unscaled: str, stepped: str) -> tuple[torch.Tensor, list[int]]:
+        weight = nn.Parameter(torch.tensor([1.0]))
+        base = torch.optim.SGD([weight], lr=0.5)
+        given = {"base": base, "wrapper": SWAOptimizer(base, 0, 1)}
+        scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+        for _ in range(3):
+            base.zero_grad()
+            scaler.scale((weight**2).sum()).backward()
+            scaler.unscale_(given[unscaled])
+            torch.nn.utils.clip_grad_norm_([weight], 0.6)
+            scaler.step(given[stepped])
+            scaler.update()
+        return weight.detach().clone(), given["wrapper"].n_averaged  # type: ignore[attr-defined]
+
+    expected = torch.tensor([1.0])
+    for _ in range(3):
+        expected = expected - 0.5 * (2 * expected).clamp(max=0.6)
+    weight, averaged = run("wrapper", "wrapper")
+    torch.testing.assert_close(weight, expected, rtol=1e-5, atol=1e-6)
+    assert averaged == [3]
+    assert run("base", "base")[1] == [0]  # steps that are not averaged
+    assert not torch.allclose(run("base", "wrapper")[0], expected)
+
+
+def test_an_empty_group_is_exchanged_with_the_others() -> None:
+    weight = nn.Parameter(torch.ones(2))
+    base = torch.optim.SGD([{"params": [weight]}, {"params": []}], lr=0.5)
+    optimizer = SWAOptimizer(base, 0, 1)
+    for _ in range(3):
+        weight.grad = torch.ones(2)
+        optimizer.step()
+    optimizer.swap_swa_sgd()
+    assert weight.tolist() == [0.0, 0.0] and optimizer.n_averaged == [3, 3]
+    optimizer.load_state_dict(optimizer.state_dict())
+    optimizer.swap_swa_sgd()
+    assert weight.tolist() == [-0.5, -0.5]
+
+
+def test_torchcontribs_names_and_arguments() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+    optimizer = SWAOptimizer(torch.optim.SGD(model.parameters(), lr=0.1))
+    assert optimizer.optimizer is optimizer.base
+    loader = [torch.randn(8, 3, generator=torch.Generator().manual_seed(i)) for i in range(3)]
+    optimizer.bn_update(loader, model)
+    expected = model[1].running_mean.clone()
+    for call in (
+        lambda: optimizer.bn_update(loader, model, None),
+        lambda: optimizer.bn_update(loader, model, device="cpu"),
+    ):
+        model[1].reset_running_stats()
+        call()
+        assert torch.equal(model[1].running_mean, expected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 import subprocess
@@ -17,12 +18,16 @@ from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 import swag.training
 from swag import InputError
+from swag.geometry.scoring import check_rereadable
 from swag.training import DivergedError
 from swag.training import losses as losses_module
 from swag.training.losses import EpochLosses
 from swag.training.objective import moved, n_rows, second
 from swag.training.points import Points, exact
 from swag.training.random_states import generators_of, lent_to, put_random_states_, random_states, tell_epoch
+from swag.training.settings import rereadable
+from swag.training.statistics import StatisticsAside
+from tests.training_cases import batches, network, same, shuffled, task
 
 
 @pytest.mark.parametrize("every", [0.1, 0.3, 1 / 3, 0.75, 1, 2.5])
@@ -148,3 +153,26 @@ def test_the_names_are_there_and_nothing_loads_before_its_time() -> None:
     code = "import sys, swag.training; print('torch' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "False"
+
+
+def test_looking_whether_a_loader_can_be_read_again_draws_no_random_number() -> None:
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    for check in (lambda loader: rereadable(loader, 2), lambda loader: check_rereadable("loader", loader)):
+        check(shuffled())
+        assert torch.equal(torch.get_rng_state(), before)
+        with pytest.raises(InputError, match="is an iterator"):
+            check(iter(batches()))
+
+
+def test_statistics_go_back_to_where_they_were_kept() -> None:
+    model = network()
+    aside = StatisticsAside(model, torch.device("cpu"))
+    x, _ = task()
+    for _ in range(2):  # the second time into the same memory
+        model(x)
+        before = copy.deepcopy(model[1].state_dict())
+        aside.keep()
+        model(x * float("nan"))
+        aside.put_back()
+        same(dict(model[1].state_dict()), dict(before))

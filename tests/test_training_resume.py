@@ -383,7 +383,7 @@ def test_numbers_of_numpy_are_written_as_plain_ones(tmp_path: Path) -> None:
 
     with pytest.raises(Stop):
         run(3)
-    assert [row["rates"][0] for row in run(None).history] == [0.05] * 4
+    assert [row["rates"][0] for row in run(None).history] == [0.1, 0.05, 0.05, 0.05]
 
 
 def test_a_compiled_wrapper_does_not_show_in_the_file(tmp_path: Path) -> None:
@@ -397,3 +397,78 @@ def test_a_compiled_wrapper_does_not_show_in_the_file(tmp_path: Path) -> None:
     resumed = short(path, callbacks=[StopAfter(None)])
     assert torch.equal(resumed.swa().mean, whole.swa().mean)
     assert isinstance(resumed.collector, swag.Collector)
+
+
+def test_a_refused_checkpoint_leaves_optimizer_and_callbacks_as_they_were(tmp_path: Path) -> None:
+    path = tmp_path / "run.pt"
+    ema = RunningAverage(network(), EMA(0.5))
+    short(path, callbacks=[CollectInto(ema)])
+
+    def go(**changes: Any) -> None:
+        model = network(seed=5)
+        parameters = list(model.parameters())
+        groups = (
+            [{"params": parameters[:2]}, {"params": parameters[2:]}] if "groups" in changes else parameters
+        )
+        changes.pop("groups", None)
+        optimizer = torch.optim.SGD(groups, lr=0.3)
+        untouched = RunningAverage(model, EMA(0.5))
+        given = {"optimizer": optimizer, "callbacks": [CollectInto(untouched)], **changes}
+        before = [{**group, "params": None} for group in optimizer.param_groups]
+        with pytest.raises(InputError):
+            short(path, model=model, **given)
+        assert [{**group, "params": None} for group in optimizer.param_groups] == before
+        assert untouched.n_collected == 0 and optimizer.state_dict()["state"] == {}
+
+    go(epochs=3)
+    go(swa_lr=0.01)
+    go(groups=2)
+    go(schedule=lambda o: cyclical(o, lr_max=0.1, lr_min=0.01, cycle=2))
+    go(callbacks=[CollectInto(RunningAverage(network(), EMA(0.6)))])
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({"clip_norm": 0.5}, "clip_norm=None"),
+        ({"autocast": torch.bfloat16}, "autocast=None"),
+        ({"grad_scaler": torch.amp.GradScaler("cpu")}, "grad_scaler=False"),
+        ({"select": lambda name, _: name.startswith("0.")}, "another model|layout|select"),
+    ],
+)
+def test_settings_that_shape_the_steps_must_be_the_same(
+    changes: dict[str, Any], names: str, tmp_path: Path
+) -> None:
+    short(tmp_path / "run.pt")
+    with pytest.raises(InputError, match=names):
+        short(tmp_path / "run.pt", **changes)
+    settings: dict[str, Any] = {"lr_max": 0.1, "lr_min": 0.01, "cycle": 2, "n_snapshots": 1}
+    path = tmp_path / "fge.pt"
+    fge(network(), batches(), F.cross_entropy, checkpoint=path, **settings)
+    with pytest.raises(InputError, match=names):
+        fge(network(), batches(), F.cross_entropy, checkpoint=path, **settings, **changes)
+
+
+def test_other_rates_than_the_checkpoints_are_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "run.pt"
+
+    def run(rate: float, decay: float, low: float) -> Any:
+        return short(
+            path,
+            optimizer=lambda parameters: torch.optim.SGD(parameters, lr=rate, weight_decay=decay),
+            schedule=lambda o: cyclical(o, lr_max=0.1, lr_min=low, cycle=2),
+        )
+
+    run(0.1, 0.0, 0.01)
+    caplog.clear()
+    run(0.1, 0.0, 0.01)
+    assert caplog.text == ""
+    run(0.2, 1e-3, 0.02)
+    for told in (
+        "starting rate 0.2 here and 0.1 there",
+        "weight_decay 0.001 here and 0.0 there",
+        "schedule has",
+    ):
+        assert told in caplog.text

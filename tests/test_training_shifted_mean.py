@@ -13,7 +13,7 @@ import swag
 from swag.parameters import Layout
 from swag.training.finiteness import Finiteness, check_finite_now
 from swag.training.rules import EMA, Equal
-from swag.training.shifted_mean import ShiftedMean, checked_mean
+from swag.training.shifted_mean import ShiftedMean, checked_mean, recentre_
 
 LAYOUT = Layout([("a", (3, 2), torch.float32), ("b", (), torch.float32), ("c", (0, 4), torch.float32)])
 
@@ -111,3 +111,19 @@ def test_damaged_states(spoil: Callable[..., object]) -> None:
     checked_mean(mean.state(), LAYOUT.size, "state")
     with pytest.raises(swag.InputError, match="state: "):
         checked_mean(spoil(mean.state()), LAYOUT.size, "state")
+
+
+def test_moving_the_origin_changes_no_bit_of_the_mean() -> None:
+    generator = torch.Generator().manual_seed(0)
+    origin = torch.randn(1000, generator=generator) * 10.0 ** torch.randint(
+        -6, 6, (1000,), generator=generator
+    )
+    offset = torch.randn(1000, generator=generator) * 10.0 ** torch.randint(
+        -6, 6, (1000,), generator=generator
+    )
+    powers = 10.0 ** torch.randint(-6, 6, (2, 1000), generator=generator)
+    origin, offset = torch.randn(2, 1000, generator=generator) * powers
+    mean, exact = origin + offset, origin.double() + offset.double()
+    recentre_(origin, offset)
+    assert torch.equal(origin, mean) and torch.equal(origin + offset, mean)
+    assert torch.equal(origin.double() + offset.double(), exact)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 import swag
 from swag import InputError
 from swag.schedules import cyclical, rates
-from swag.training import DivergedError, Epoch, EveryStep, continue_training, train
+from swag.training import DivergedError, Epoch, EveryStep, continue_training, fge, train
 from tests.training_cases import N, Poisoned, batches, linear, network, same, shuffled, task
 
 
@@ -67,7 +68,7 @@ def test_equals_the_loop_by_hand_with_the_rates_of_the_paper() -> None:
     assert torch.equal(result.collector.sq_dev, expected.sq_dev)
     assert torch.equal(result.collector.deviations, expected.deviations[1:])
     assert [row["rates"][0] for row in result.history] == [
-        rates.swa_paper(epoch, lr=0.1, swa_start=4, swa_lr=0.02) for epoch in range(1, 9)
+        rates.swa_paper(epoch, lr=0.1, swa_start=4, swa_lr=0.02) for epoch in range(8)
     ]
     assert [row["step"] for row in result.history] == [4 * epoch for epoch in range(1, 9)]
 
@@ -158,8 +159,8 @@ def test_a_schedule_can_move_at_every_step() -> None:
         other.step()
         if len(expected) < 12:
             reference.step()
-    # The history has the rate for the step after the epoch.
-    assert [row["rates"][0] for row in result.history[:2]] == [expected[4], expected[8]]
+    # The history has the rate of the epoch's last step.
+    assert [row["rates"][0] for row in result.history] == [expected[3], expected[7], expected[11]]
 
 
 def test_accumulated_batches_are_one_large_batch() -> None:
@@ -425,6 +426,7 @@ def plain_schedule(optimizer: torch.optim.Optimizer) -> Any:
         ({"train_loader": [task()[0]]}, "target="),
         ({"loss": lambda outputs, targets: outputs}, "loss"),
         ({"loss": 3}, "loss"),
+        ({"loss": nn.CrossEntropyLoss}, r"loss: got the class CrossEntropyLoss; .* CrossEntropyLoss\(\)"),
         ({"forward": "model"}, "forward"),
         ({"autocast": "bfloat16"}, "autocast"),
         ({"callbacks": print}, "callbacks"),
@@ -452,3 +454,148 @@ def test_refuses(arguments: dict[str, Any], names: str) -> None:
 def test_refuses_a_network_without_trainable_parameters() -> None:
     with pytest.raises(InputError, match="gradient"):
         train(network().requires_grad_(False), batches(), F.cross_entropy, epochs=2)
+
+
+class Masked(nn.Module):
+    """A network with an attention mask among its buffers, as transformers register it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = linear(dtype=torch.float32)
+        self.register_buffer("mask", torch.zeros(3, 3).fill_diagonal_(-torch.inf))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+def test_a_mask_of_minus_infinity_is_no_divergence() -> None:
+    model = Masked()
+    assert train(model, batches(), F.cross_entropy, epochs=4, swa_start=0.5).collector.n_collected == 2
+    assert (model.mask.diagonal() == -torch.inf).all()
+    fge(Masked(), batches(), F.cross_entropy, lr_max=0.1, lr_min=0.01, cycle=2, n_snapshots=1)
+
+    def ruin(epoch: Epoch) -> None:
+        epoch.model.net.bias.data.fill_(math.nan)
+
+    with pytest.raises(DivergedError):
+        train(Masked(), batches(), F.cross_entropy, epochs=2, callbacks=[ruin])
+
+    def ruin_a_buffer(epoch: Epoch) -> None:
+        epoch.model[1].running_mean.fill_(math.inf)
+        epoch.model[1].eval().momentum = 0.0
+
+    with pytest.raises(DivergedError):
+        train(
+            network(),
+            batches(),
+            lambda o, t: F.cross_entropy(o.nan_to_num(), t),
+            epochs=3,
+            callbacks=[ruin_a_buffer],
+        )
+
+
+def test_equals_the_loop_by_hand_with_torchs_global_generator() -> None:
+    """The checks before the training draw no random number."""
+    model, other = network(dropout=0.3), network(dropout=0.3)
+    torch.manual_seed(3)
+    train(model, shuffled(), F.cross_entropy, epochs=2, swa_start=0, optimizer=sgd, validation=batches(20))
+    torch.manual_seed(3)
+    optimizer, loader = sgd(list(other.parameters())), shuffled()
+    for _ in range(2):
+        for x, y in loader:
+            optimizer.zero_grad()
+            F.cross_entropy(other(x), y).backward()
+            optimizer.step()
+    same(model.state_dict(), other.state_dict())
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_after_a_bad_batch_model_and_gradients_are_as_before_its_step(accumulate: int) -> None:
+    model, other = network(), network()
+    optimizer = sgd(list(model.parameters()))
+    with pytest.raises(DivergedError):
+        train(
+            model,
+            Poisoned(6),
+            F.cross_entropy,
+            epochs=2,
+            swa_start=0,
+            optimizer=optimizer,
+            accumulate=accumulate,
+            swa_lr=0.1,
+        )
+    good = batches() if accumulate == 2 else [*batches(), batches()[0]]
+    train(
+        other, good, F.cross_entropy, epochs=1, swa_start=0, optimizer=sgd, accumulate=accumulate, swa_lr=0.1
+    )
+    same(model.state_dict(), other.state_dict())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_an_optimizer_used_again_starts_from_its_own_rate_throughout() -> None:
+    model = network()
+    optimizer = sgd(list(model.parameters()))
+    runs = [
+        train(model, batches(), F.cross_entropy, epochs=8, swa_start=0.5, optimizer=optimizer) for _ in "ab"
+    ]
+    assert runs[1].history[0]["rates"] == [0.1] and runs[1].history[-1]["rates"] == [0.05]
+    assert [row["rates"] for row in runs[0].history] == [row["rates"] for row in runs[1].history]
+
+
+def test_one_snapshot_alone_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    train(network(), batches(), F.cross_entropy, epochs=3)
+    assert "one snapshot alone" in caplog.text
+    caplog.clear()
+    train(network(), batches(), F.cross_entropy, epochs=4, swa_start=0.5)
+    assert caplog.text == ""
+
+
+def test_a_schedule_over_the_optimizer_inside_the_swa_optimizer() -> None:
+    model = network()
+    base = sgd(list(model.parameters()))
+    schedule = torch.optim.lr_scheduler.StepLR(base, 1, 0.5)
+    wrapped = swag.SWAOptimizer(base)
+    result = train(model, batches(), F.cross_entropy, epochs=2, optimizer=wrapped, schedule=schedule)
+    assert [row["rates"] for row in result.history] == [[0.1], [0.05]]
+
+
+@pytest.mark.parametrize("cycle", [1, 2])
+def test_a_cyclical_schedule_at_every_step_is_told_how_many_there_are(cycle: int) -> None:
+    seen: list[float] = []
+
+    class Watched(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            seen.append(self.param_groups[0]["lr"])
+            return super().step(closure)
+
+    result = train(
+        network(),
+        batches(),
+        F.cross_entropy,
+        epochs=4,
+        swa_start=0,
+        collect_every=None,
+        optimizer=lambda parameters: Watched(parameters, lr=0.1),
+        schedule=lambda o: EveryStep(cyclical(o, lr_max=0.1, lr_min=0.02, cycle=cycle)),
+    )
+    n = 4 * cycle
+    assert seen == pytest.approx([0.1 - 0.08 * (i % n + 1) / n for i in range(16)], rel=1e-12)
+    assert result.collector.n_collected == 4 // cycle
+
+
+def test_a_schedule_at_every_step_collects_where_it_does_by_the_epoch() -> None:
+    def run(schedule: Any) -> list[int]:
+        settings: dict[str, Any] = {
+            "epochs": 8,
+            "swa_start": 0.5,
+            "collect_every": None,
+            "schedule": schedule,
+        }
+        return [r["n_collected"] for r in train(network(), batches(), F.cross_entropy, **settings).history]
+
+    for made in (
+        lambda o: swag.schedules.swa_paper(o, swa_start=4, swa_lr=0.05),
+        lambda o: swag.schedules.constant(o, lr=0.05),
+    ):
+        by_step = run(lambda o, made=made: EveryStep(made(o)))
+        assert by_step == run(made) == [0, 0, 0, 0, 1, 2, 3, 4]

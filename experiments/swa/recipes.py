@@ -9,6 +9,19 @@ Choice = tuple[float, float]
 
 
 @dataclass(frozen=True)
+class Search:
+    """What to choose rate and weight decay from.
+
+    Attributes:
+        rates: all tried at the first weight decay.
+        decays: the others are tried at the best of the rates.
+    """
+
+    rates: tuple[float, ...]
+    decays: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Recipe:
     """All that a result depends on besides method and seed.
 
@@ -16,18 +29,19 @@ class Recipe:
         data: name of the data set.
         network: name of the network.
         train_rows: training rows used; the same for every seed.
-        validation_rows: held out of the training rows, to choose rate and weight decay by.
+        validation_rows: held out of the training rows, to choose settings by.
         batch: rows in a step.
         shift: pixels that training images are moved by.
         epochs: the budget of the baseline.
         averaging_epochs: the budget of SWA, SWAG and FGE.
         start: the epoch after which averaging, or FGE, begins.
         sgd: rates and weight decays to choose from for SGD with momentum 0.9.
-        adam: the same for AdamW; none: AdamW is not run.
-        tuning_epochs: of each choice, with one seed of its own.
-        swa_lr: the averaging's rate as a part of the chosen rate.
+        adam: the same for AdamW; None: AdamW is not run.
+        tuning_epochs: of each try of a rate and a weight decay, with one seed of its own.
+        swa_lr: the averaging's rate, as parts of the chosen rate to choose from in runs of the whole length.
+        collect_every: epochs between two snapshots.
         fge_cycle: length of FGE's cycles in epochs; 0: FGE is not run.
-        fge_lr: FGE's highest and lowest rate as parts of the chosen rate.
+        fge_lr: FGE's highest rate, as parts of the chosen rate to choose from; its lowest is a hundredth.
         rank: of SWAG.
         n_samples: of SWAG; 0: SWAG is not run.
     """
@@ -41,12 +55,13 @@ class Recipe:
     epochs: int
     averaging_epochs: int
     start: int
-    sgd: tuple[Choice, ...]
-    adam: tuple[Choice, ...] = ()
+    sgd: Search
+    adam: Search | None = None
     tuning_epochs: int = 0
-    swa_lr: float = 0.5
+    swa_lr: tuple[float, ...] = (0.5,)
+    collect_every: float = 1
     fge_cycle: float = 0
-    fge_lr: tuple[float, float] = (0.5, 0.01)
+    fge_lr: tuple[float, ...] = (0.5,)
     rank: int = 0
     n_samples: int = 0
 
@@ -56,18 +71,22 @@ FASHION = Recipe(
     network="small",
     train_rows=10_000,
     validation_rows=2_000,
-    batch=100,
+    batch=50,
     shift=2,
-    epochs=24,
-    averaging_epochs=24,
-    start=18,
-    sgd=((0.05, 5e-4), (0.2, 5e-4), (0.05, 5e-3), (0.2, 5e-3)),
-    adam=((2e-3, 0.01), (8e-3, 0.01), (2e-3, 0.1), (8e-3, 0.1)),
-    tuning_epochs=10,
+    epochs=16,
+    averaging_epochs=16,
+    start=12,
+    sgd=Search(rates=(0.05, 0.1, 0.2, 0.4, 0.8), decays=(5e-4, 1e-4, 2e-3, 5e-3)),
+    adam=Search(rates=(4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2), decays=(0.01, 0.0, 1e-3, 0.05)),
+    tuning_epochs=8,
+    swa_lr=(0.1, 0.25, 0.5, 1.0),
+    collect_every=0.5,
     fge_cycle=1,
+    fge_lr=(0.1, 0.25, 0.5, 1.0),
 )
 
-# The SWA authors' rates, weight decays and budgets; averaging for one and a half budgets, as for SWAG.
+# The SWA authors' rates, weight decays and budgets. Averaging has one and a half budgets, as for SWAG, so SGD
+# is run with as many besides.
 CIFAR = Recipe(
     data="cifar100",
     network="vgg16",
@@ -78,8 +97,8 @@ CIFAR = Recipe(
     epochs=200,
     averaging_epochs=300,
     start=160,
-    sgd=((0.05, 5e-4),),
-    swa_lr=0.2,
+    sgd=Search((0.05,), (5e-4,)),
+    swa_lr=(0.2,),
     rank=20,
     n_samples=30,
 )
@@ -93,8 +112,8 @@ RECIPES = {
         epochs=150,
         averaging_epochs=225,
         start=125,
-        sgd=((0.1, 3e-4),),
-        swa_lr=0.5,
+        sgd=Search((0.1,), (3e-4,)),
+        swa_lr=(0.5,),
     ),
     # A third of the published budget.
     "wrn28-10": replace(
@@ -103,8 +122,8 @@ RECIPES = {
         epochs=60,
         averaging_epochs=90,
         start=50,
-        sgd=((0.1, 5e-4),),
-        swa_lr=0.5,
+        sgd=Search((0.1,), (5e-4,)),
+        swa_lr=(0.5,),
     ),
 }
 ON_CPU, ON_CUDA = ("fashion",), ("vgg16", "preresnet164", "wrn28-10")
@@ -122,8 +141,10 @@ def quick(name: str) -> Recipe:
             validation_rows=0,
             shift=1,
             tuning_epochs=1,
-            sgd=FASHION.sgd[:2],
-            adam=FASHION.adam[:2],
+            sgd=Search((0.1, 0.2), (5e-4, 5e-3)),
+            adam=Search((2e-3, 8e-3), (0.05, 0.2)),
+            swa_lr=(0.25, 0.5),
+            fge_lr=(0.25, 0.5),
             **short,
         )
     small = {"vgg16": "vgg16/8", "preresnet164": "preresnet11", "wrn28-10": "wrn10-1"}[name]

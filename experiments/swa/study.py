@@ -2,47 +2,25 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
-from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 import swag
 from experiments import record
-from experiments.swa.loaders import Rows, Shuffled, Split
-from experiments.swa.networks import seeded
-from experiments.swa.recipes import Choice, Recipe
-from swag import schedules
-from swag.training import Epoch, fge, train
+from experiments.swa import choices
+from experiments.swa.loaders import Split
+from experiments.swa.methods import Methods, as_it_is, score
+from experiments.swa.recipes import Choice, Recipe, Search
 
 KIND = "swa"
-TUNING_SEED = 1_000
 NAMES = {"sgd": "SGD", "adam": "AdamW"}
-Optimizers = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
-
-
-class WeightsAfter:
-    """A callback that keeps the weights as they were after an epoch, in checkpoints too."""
-
-    def __init__(self, epoch: int) -> None:
-        self.epoch, self.weights = epoch, {}
-
-    def __call__(self, epoch: Epoch) -> None:
-        if epoch.number == self.epoch:
-            self.weights = copy.deepcopy(dict(epoch.model.state_dict()))
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.weights
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.weights = dict(state)
 
 
 class Study:
@@ -50,168 +28,112 @@ class Study:
 
     def __init__(self, name: str, recipe: Recipe, split: Split, out: Path, device: str) -> None:
         self.name, self.recipe, self.split, self.out, self.device = name, recipe, split, out, device
+        self.methods = Methods(recipe, split, device)
 
     def run(self, family: str, seed: int) -> None:
         """Trains and scores every method of a family; nothing where the file is there."""
         path = self.out / f"{self.name}-{family}-{seed}.json"
-        settings = {"recipe": dataclasses.asdict(self.recipe), "family": family, "seed": seed}
+        settings = self.settings(family) | {"seed": seed}
         if record.done(path, KIND, settings):
             return
-        rate, decay = self.choice(family)
+        choice = self.baseline_choice(family)
+        swa_lr, fge_lr = self.averaging_choice(family, choice)
         wall, cpu = time.perf_counter(), time.process_time()
-        rows = [self.baseline(family, seed, rate, decay), *self.averaging(family, seed, rate, decay)]
+        rows = [
+            {"method": method, "epochs": epochs, **score(ensemble, self.split.test)}
+            for methods in (
+                self.baseline(family, seed, choice),
+                self.averaging(family, seed, choice, swa_lr, fge_lr),
+            )
+            for method, epochs, ensemble in methods
+        ]
         content = {
             "settings": settings,
-            "chosen": {"rate": rate, "weight_decay": decay},
+            "chosen": {
+                "rate": choice[0],
+                "weight_decay": choice[1],
+                "swa_lr": swa_lr * choice[0],
+                "fge_lr": fge_lr * choice[0],
+            },
             "rows": rows,
             "seconds": {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu},
         }
         record.write(path, KIND, content, device=self.device)
         for left in self.out.glob(f".{self.name}-{family}-{seed}-*.pt"):
             left.unlink()
-        print(f"{path.name}: {content['seconds']['wall']:.0f} s", file=sys.stderr, flush=True)
+        print(f"{path.name}: {content['seconds']['cpu']:.0f} CPU s", file=sys.stderr, flush=True)
 
-    def choice(self, family: str) -> Choice:
-        """Rate and weight decay of the lowest validation NLL after a short cosine, without averaging."""
-        choices: tuple[Choice, ...] = getattr(self.recipe, family)
-        if len(choices) == 1:
-            return choices[0]
-        path = self.out / f"{self.name}-{family}-choice.json"
-        settings = {"recipe": dataclasses.asdict(self.recipe), "family": family}
-        if not record.done(path, KIND, settings):
-            cpu = time.process_time()
-            tried = []
-            for rate, decay in choices:
-                model = self.network(TUNING_SEED)
-                self.cosine(model, family, TUNING_SEED, rate, decay, self.recipe.tuning_epochs)
-                tried.append(
-                    {"rate": rate, "weight_decay": decay, **score(as_it_is(model), self.split.validation)}
-                )
-            content = {"settings": settings, "tried": tried, "cpu_seconds": time.process_time() - cpu}
-            record.write(path, KIND, content, device=self.device)
-        best = min(record.read(path, KIND)["tried"], key=lambda row: row["nll"])
+    def baseline_choice(self, family: str) -> Choice:
+        """Rate and weight decay for no averaging; averaging takes them over."""
+        search: Search = getattr(self.recipe, family)
+        if len(search.rates) == len(search.decays) == 1:
+            return search.rates[0], search.decays[0]
+        tried = self.tried(f"{family}-choice", family, lambda: choices.baseline(self.methods, family, search))
+        best = choices.best(tried)
         return best["rate"], best["weight_decay"]
 
-    def baseline(self, family: str, seed: int, rate: float, decay: float) -> dict[str, Any]:
-        """One network at a cosine rate, without averaging."""
-        model = self.network(seed)
-        path = self.out / f".{self.name}-{family}-{seed}-cosine.pt"
-        self.cosine(model, family, seed, rate, decay, self.recipe.epochs, path)
-        return {
-            "method": NAMES[family],
-            "epochs": self.recipe.epochs,
-            **score(as_it_is(model), self.split.test),
-        }
-
-    def averaging(self, family: str, seed: int, rate: float, decay: float) -> list[dict[str, Any]]:
-        """SWA from the same seed, what lies around it, and FGE from where averaging began."""
-        recipe, name, model = self.recipe, NAMES[family], self.network(seed)
-        keep = WeightsAfter(recipe.start)
-        result = train(
-            model,
-            self.loader(seed),
-            F.cross_entropy,
-            epochs=recipe.averaging_epochs,
-            swa_start=recipe.start / recipe.averaging_epochs,
-            swa_lr=recipe.swa_lr * rate,
-            rank=recipe.rank,
-            optimizer=optimizers(family, rate, decay),
-            callbacks=[keep],
-            checkpoint=self.out / f".{self.name}-{family}-{seed}-swa.pt",
-            checkpoint_every=5,
+    def averaging_choice(self, family: str, choice: Choice) -> tuple[float, float]:
+        """SWA's rate and FGE's highest rate as parts of the chosen rate."""
+        if len(self.recipe.swa_lr) == len(self.recipe.fge_lr) == 1:
+            return self.recipe.swa_lr[0], self.recipe.fge_lr[0]
+        tried = self.tried(
+            f"{family}-averaging", family, lambda: choices.averages(self.methods, family, choice)
         )
-        ensembles = {
-            f"{name}, constant rate, last step": as_it_is(model),
-            f"{name} + SWA": result.ensemble(result.swa(), 1, bn_loader=self.still(), seed=seed),
-        }
+        with_fge = any(row["method"] == "fge" for row in tried)
+        fge = choices.best(tried, "fge")["part"] if with_fge else self.recipe.fge_lr[0]
+        return choices.best(tried, "swa")["part"], fge
+
+    def tried(self, name: str, family: str, make: Callable[[], list[choices.Try]]) -> list[choices.Try]:
+        """The tries of one choice, from its file where it is there."""
+        path = self.out / f"{self.name}-{name}.json"
+        settings = self.settings(family)
+        if not record.done(path, KIND, settings):
+            cpu = time.process_time()
+            tried = make()
+            content = {"settings": settings, "tried": tried, "cpu_seconds": time.process_time() - cpu}
+            record.write(path, KIND, content, device=self.device)
+        rows: list[choices.Try] = record.read(path, KIND)["tried"]
+        return rows
+
+    def baseline(self, family: str, seed: int, choice: Choice) -> Iterator[tuple[str, int, swag.Ensemble]]:
+        """No averaging, with the baseline's epochs and, where averaging has more, with as many."""
+        recipe = self.recipe
+        lengths = {NAMES[family]: recipe.epochs}
+        if recipe.averaging_epochs != recipe.epochs:
+            lengths[f"{NAMES[family]}, as long as SWA"] = recipe.averaging_epochs
+        for method, epochs in lengths.items():
+            path = self.hidden(family, seed, f"cosine-{epochs}")
+            model = self.methods.cosine(family, seed, choice, epochs, path)
+            if any(isinstance(layer, _BatchNorm) for layer in model.modules()):
+                yield f"{method}, running statistics", epochs, as_it_is(model)
+            yield method, epochs, self.methods.refreshed(model)
+
+    def averaging(
+        self, family: str, seed: int, choice: Choice, swa_lr: float, fge_lr: float
+    ) -> Iterator[tuple[str, int, swag.Ensemble]]:
+        """SWA from the same seed, what lies around it, and FGE from where averaging began."""
+        recipe, name, epochs = self.recipe, NAMES[family], self.recipe.averaging_epochs
+        path = self.hidden(family, seed, "swa")
+        result, began = self.methods.averaging(family, seed, choice, swa_lr, path)
+        yield f"{name} + SWA", epochs, self.methods.swa(result, seed)
         if recipe.n_samples:
             for label, posterior in (("SWAG-diag", result.swag_diag()), ("SWAG", result.swag())):
-                ensembles[f"{name} + {label}"] = result.ensemble(
-                    posterior, recipe.n_samples, bn_loader=self.still(), seed=seed
+                yield (
+                    f"{name} + {label}",
+                    epochs,
+                    result.ensemble(posterior, recipe.n_samples, bn_loader=self.methods.still(), seed=seed),
                 )
+        last: nn.Module = result.model
+        yield f"{name}, SWA's schedule, last step", epochs, self.methods.refreshed(last)
         if recipe.fge_cycle and family == "sgd":
-            ensembles["FGE"] = self.fge(seed, keep, rate, decay)
-        return [
-            {"method": method, "epochs": recipe.averaging_epochs, **score(ensemble, self.split.test)}
-            for method, ensemble in ensembles.items()
-        ]
+            yield "FGE", epochs, self.methods.fge(seed, choice, began, fge_lr)
 
-    def fge(self, seed: int, keep: WeightsAfter, rate: float, decay: float) -> swag.Ensemble:
-        """FGE with what is left of the budget after the start."""
-        recipe, model = self.recipe, self.network(seed)
-        model.load_state_dict(keep.weights)
-        high, low = (part * rate for part in recipe.fge_lr)
-        run = fge(
-            model,
-            self.loader(seed + 1_000_000),
-            F.cross_entropy,
-            lr_max=high,
-            lr_min=low,
-            cycle=recipe.fge_cycle,
-            n_snapshots=int((recipe.averaging_epochs - recipe.start) / recipe.fge_cycle),
-            optimizer=optimizers("sgd", rate, decay),
-        )
-        return run.ensemble(bn_loader=self.still())
+    def settings(self, family: str) -> dict[str, Any]:
+        """The recipe without what only the other family is chosen from."""
+        recipe = dataclasses.asdict(self.recipe)
+        search = {name: recipe.pop(name) for name in NAMES}[family]
+        return {"recipe": recipe | {"search": search}, "family": family}
 
-    def cosine(
-        self,
-        model: nn.Module,
-        family: str,
-        seed: int,
-        rate: float,
-        decay: float,
-        epochs: int,
-        checkpoint: Path | None = None,
-    ) -> None:
-        """Trains at a rate that falls to 0 along half a cosine."""
-        train(
-            model,
-            self.loader(seed),
-            F.cross_entropy,
-            epochs=epochs,
-            swa_start=(epochs - 1) / epochs,  # one snapshot, of the last epoch, which nobody looks at
-            rank=0,
-            optimizer=optimizers(family, rate, decay),
-            schedule=lambda optimizer: schedules.cosine(optimizer, epochs=epochs),
-            checkpoint=checkpoint,
-            checkpoint_every=5,
-        )
-
-    def network(self, seed: int) -> nn.Module:
-        network = seeded(self.recipe.network, self.split.n_classes, seed).to(self.device)
-        return network.to(memory_format=torch.channels_last) if self.device != "cpu" else network
-
-    def loader(self, seed: int) -> Shuffled:
-        """Training batches; digits are not mirrored, they would be others."""
-        return Shuffled(
-            self.split.train,
-            self.recipe.batch,
-            shift=self.recipe.shift,
-            mirrored=self.recipe.data != "digits",
-            generator=torch.Generator().manual_seed(seed),
-        )
-
-    def still(self) -> list[Any]:
-        """Training images as they are, for batch-norm statistics: test images are not moved either."""
-        return self.split.train.batches()
-
-
-def optimizers(family: str, rate: float, decay: float) -> Optimizers:
-    if family == "adam":
-        return lambda parameters: torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
-    return lambda parameters: torch.optim.SGD(parameters, lr=rate, momentum=0.9, weight_decay=decay)
-
-
-def as_it_is(model: nn.Module) -> swag.Ensemble:
-    """One network with the batch-norm statistics of its training."""
-    return swag.Ensemble.from_models([model])
-
-
-def score(ensemble: swag.Ensemble, rows: Rows) -> dict[str, float]:
-    """Test error and ECE as fractions, NLL in nats."""
-    probs = ensemble.predict(rows.batches(500)).probs
-    return {
-        "error": 1 - float(swag.metrics.accuracy(probs, rows.labels)),
-        "nll": float(swag.metrics.nll(probs, rows.labels)),
-        "ece": float(swag.metrics.ece(probs, rows.labels)),
-    }
+    def hidden(self, family: str, seed: int, training: str) -> Path:
+        """The checkpoint of a training that is under way."""
+        return self.out / f".{self.name}-{family}-{seed}-{training}.pt"

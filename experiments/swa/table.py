@@ -6,6 +6,7 @@ from typing import Any
 
 from experiments.record import markdown, mean_and_spread
 from experiments.swa.recipes import RECIPES
+from experiments.swa.study import NAMES
 
 # CIFAR-100: accuracy in % of SGD and SWA (the SWA authors' examples), NLL of SGD, SWA, SWAG, SWAG-diag
 # (Maddox et al. 2019).
@@ -51,10 +52,7 @@ def section(name: str, runs: list[dict[str, Any]], choices: list[dict[str, Any]]
         lines.append(cells)
     parts = [f"### {recipe['network']} on {recipe['data']}", markdown(head, lines), differences(found)]
     if choices:
-        parts += [
-            "Rate and weight decay by validation NLL (one seed, short cosine, no averaging):",
-            tried(choices),
-        ]
+        parts += ["Settings by validation NLL, with one seed that is used for nothing else:", tried(choices)]
     return "\n\n".join([part for part in parts if part] + [provenance(runs, choices)])
 
 
@@ -67,9 +65,14 @@ def differences(found: dict[str, list[dict[str, Any]]]) -> str:
     """Seed by seed, since two methods of one seed share weights and order of batches."""
     pairs = [
         ("SGD + SWA", "SGD"),
+        ("SGD + SWA", "SGD, as long as SWA"),
         ("AdamW + SWA", "AdamW"),
         ("FGE", "SGD"),
         ("FGE", "SGD + SWA"),
+        ("SGD + SWA", "SGD, SWA's schedule, last step"),
+        ("AdamW + SWA", "AdamW, SWA's schedule, last step"),
+        ("SGD", "SGD, running statistics"),
+        ("AdamW", "AdamW, running statistics"),
         ("SGD + SWAG", "SGD + SWA"),
     ]
     lines = []
@@ -88,24 +91,32 @@ def differences(found: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def tried(choices: list[dict[str, Any]]) -> str:
+    """Every try; the best of each choice in bold."""
     lines = []
     for choice in choices:
-        best = min(row["nll"] for row in choice["tried"])
-        for row in choice["tried"]:
-            nll = f"**{row['nll']:.4f}**" if row["nll"] == best else f"{row['nll']:.4f}"
-            lines.append([choice["settings"]["family"], row["rate"], row["weight_decay"], nll])
-    return markdown(["optimizer", "rate", "weight decay", "validation NLL"], lines)
+        family, recipe = NAMES[choice["settings"]["family"]], choice["settings"]["recipe"]
+        for method in dict.fromkeys(row["method"] for row in choice["tried"]):
+            rows = [row for row in choice["tried"] if row["method"] == method]
+            name, epochs = {
+                "swa": (f"{family} + SWA", recipe["averaging_epochs"]),
+                "fge": ("FGE", recipe["averaging_epochs"] - recipe["start"]),
+            }.get(method, (family, recipe["tuning_epochs"]))
+            best = min(row["nll"] for row in rows)
+            for row in rows:
+                nll = f"**{row['nll']:.4f}**" if row["nll"] == best else f"{row['nll']:.4f}"
+                rate = f"{row['part']:g} of the rate" if "part" in row else f"{row['rate']:g}"
+                decay = "the same" if "part" in row else f"{row['weight_decay']:g}"
+                lines.append([name, epochs, rate, decay, nll])
+    return markdown(["method", "epochs", "rate", "weight decay", "validation NLL"], lines)
 
 
 def provenance(runs: list[dict[str, Any]], choices: list[dict[str, Any]]) -> str:
     environment = runs[0]["environment"]
     seconds = sum(run["seconds"]["cpu"] for run in runs) + sum(c["cpu_seconds"] for c in choices)
-    wall = sum(run["seconds"]["wall"] for run in runs)
     versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
     hardware = environment.get("device", environment["cpu"])
     seeds = ", ".join(map(str, sorted({run["settings"]["seed"] for run in runs})))
     return (
         f"Mean ± standard deviation over seeds {seeds}. {hardware}, {environment['threads']} thread(s); "
-        f"{seconds:.0f} CPU seconds in all, {wall:.0f} s of wall time without the choice of settings; "
-        f"{versions}."
+        f"{seconds:.0f} CPU seconds in all, the choice of settings included; {versions}."
     )

@@ -96,7 +96,6 @@ RECIPES: dict[str, Recipe] = {
         plan(1000, 100, every=5, late_rate=0.1, clip=1.0),
         rates=(0.03, 0.1),
         weight_decays=(0.0001, 0.001, 0.01),
-        folds=2,
     ),
     "yacht": Recipe(
         plan(1000, 30, every=5, late_rate=0.1),

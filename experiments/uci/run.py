@@ -76,6 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace, temporary: Path) -> int:
     """What the command line asks for, into the results file."""
+    root = _root(args.data_dir)  # first: a folder that is not there is said before the work
     path = sets.find(args.name, args.data_dir) if args.name else write_diabetes(temporary / "diabetes.npz")
     table = sets.read(path)
     methods, numbers = wanted_methods(args.methods), wanted_splits(args.splits, len(table.train))
@@ -92,7 +93,7 @@ def run(args: argparse.Namespace, temporary: Path) -> int:
     else:
         out = args.out or HERE / "results" / f"{table.name}.json"
     fill(out, table, numbers, methods, recipe)
-    print(tables.tables([out], KIND, _root(args.data_dir)))
+    print(tables.tables([out], KIND, root))
     return 0
 
 
@@ -195,8 +196,9 @@ def _place(name: str) -> int:
 
 def _root(data_dir: Path | None) -> Path | None:
     """The data folder, if there is one: the tables read MC dropout's published figures from it."""
-    if data_dir is None and not os.environ.get("SWAG_DATA") and not (data.ROOT / "data").is_dir():
-        return None
+    if data_dir is None:
+        usual = Path(os.environ.get("SWAG_DATA") or data.ROOT / "data")
+        return usual if usual.is_dir() else None
     return data.folder(data_dir)
 
 

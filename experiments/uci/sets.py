@@ -67,18 +67,24 @@ class Split:
 
 
 def find(name: str, data_dir: Path | None) -> Path:
-    """The file of a known set below the data folder or in it, or any .npz file by its path."""
+    """The file of a set: an .npz file by its path, or any NAME.npz below the data folder or in it."""
     if name.endswith(".npz"):
-        path = Path(name)
-        if not path.is_file():
-            raise FileError(f"--set: {path} is missing; pass an .npz file or one of {', '.join(NAMES)}")
-        return path
-    if name not in NAMES:
-        raise InputError(f"--set: got {name!r}; pass one of {', '.join(NAMES)}, or the path of an .npz file")
+        for path in (Path(name), *([data_dir / name] if data_dir else [])):
+            if path.is_file():
+                return path
+        raise FileError(f"--set: {name} is missing; pass an .npz file or one of {', '.join(NAMES)}")
+    unknown = InputError(
+        f"--set: got {name!r}; pass one of {', '.join(NAMES)}, or the path of an .npz file (or the name of "
+        "one in --data-dir)"
+    )
+    if name not in NAMES and (data_dir is None or Path(name).name != name):
+        raise unknown
     root = data.folder(data_dir)
     for folder in _FOLDERS:
         if (path := root / folder / f"{name}.npz").is_file():
             return path
+    if name not in NAMES:
+        raise unknown
     raise FileError(
         f"{name}.npz is neither in {root} nor in its uci_gal/ or uci_large/; pass --data-dir DIR or set "
         "SWAG_DATA"

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from swag.batches import Forward, check_loader, length
+from swag.batches import Forward, check_loader, is_iterator, length
 from swag.batchnorm import BatchNormPolicy, ExactBatchNorm
 from swag.draws import Source, layers_to_refresh
 from swag.errors import InputError
@@ -64,7 +64,7 @@ class Measure:
 
 def check_rereadable(name: str, loader: Iterable[Any]) -> None:
     """Raises InputError for an iterator: another pass would find nothing."""
-    if iter(loader) is loader:
+    if is_iterator(loader):
         raise InputError(
             f"{name}: is an iterator, which can be read once; pass a DataLoader or a list of batches"
         )

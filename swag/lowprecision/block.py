@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from numbers import Integral
 from typing import final
 
@@ -46,9 +46,9 @@ def block_floating_point(
     E[Q(x)] = x and Var[Q(x)] = δ²·f·(1 − f), f = x/δ − ⌊x/δ⌋, except within one step of the block's top,
     where the clamp takes E[Q(x)] − x = (2^(wl−1) − 1)·δ − x < 0.
 
-    A block whose largest magnitude is a negative power of two, −2^k, takes e = k − 1: the range of that
-    exponent ends at −2^k, and with the formula's e = k, a tensor rounded twice would change.
-    So Q(Q(x)) = Q(x).
+    A block that is on a grid already stays, so that Q(Q(x)) = Q(x). That takes one exception: values that
+    reach down to −2^k and are all multiples of the step of e = k − 1, whose range ends there, keep that step;
+    the formula's e = k would move them.
 
     An all-zero block gives zeros. The step is never below the dtype's smallest normal number (float16:
     denormal number), so blocks of denormal numbers give zeros or single steps; a block that reaches the
@@ -79,11 +79,12 @@ def block_floating_point(
     >>> block_floating_point(x, 4, dim=0, rounding="nearest").tolist()
     [[1.0, 0.25], [0.25, 0.0625]]
     """
-    seed = seed_for(rounding, generator)
     found = BlockFloatingPoint(wl, dim, block, rounding, kernel)
     check_tensor(x, found.wl)
     check_dim(dim, x.ndim)
-    return straight_through(x, found.on(x, found._steps(x, dim), seed))
+    # Steps first: a refused tensor takes no number from the generator.
+    steps = found._steps(x, dim)
+    return straight_through(x, found.on(x, steps, seed_for(rounding, generator)))
 
 
 @final
@@ -105,7 +106,7 @@ class BlockFloatingPoint:
     dim: int | None = None
     block: int | None = None
     rounding: str = "stochastic"
-    kernel: Kernel = eager
+    kernel: Kernel = field(default=eager, repr=False)
 
     def __post_init__(self) -> None:
         check_word("wl", self.wl)
@@ -127,8 +128,8 @@ class BlockFloatingPoint:
 
     def __call__(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """`block_floating_point(x, wl, …)`; tensors without the dimension as one block."""
-        seed = seed_for(self.rounding, generator)
-        return straight_through(x, self.on(x, self.steps(x), seed))
+        steps = self.steps(x)
+        return straight_through(x, self.on(x, steps, seed_for(self.rounding, generator)))
 
     def steps(self, x: Tensor) -> Tensor:
         """δ = 2^(e−wl+2) of every block."""
@@ -145,12 +146,21 @@ class BlockFloatingPoint:
         x = self.arranged(x.detach())
         if self.block is not None:
             dim = 0
-        low, high = _extremes(x, check_dim(dim, x.ndim))
+        dim = check_dim(dim, x.ndim)
+        low, high = _extremes(x, dim)
         if not bool((high - low).isfinite().all()):
             _check_finite(x)
-        exponent = _exponents(low.to(dtype), high.to(dtype)) - self.wl + 2
-        least, most = EXPONENTS[x.dtype]
-        return power_of_two(exponent.clamp_(least, most - self.wl + 1), dtype)
+        exponents, edge = _exponents(low.to(dtype), high.to(dtype))
+        steps = self._of(exponents, x.dtype)
+        if bool(edge.any()):
+            finer = self._of(exponents - edge.int(), x.dtype)
+            steps = torch.where(edge & _are_multiples(x, finer, dim), finer, steps)
+        return steps
+
+    def _of(self, exponents: Tensor, dtype: torch.dtype) -> Tensor:
+        """2^(e−wl+2), as far as the dtype goes."""
+        least, most = EXPONENTS[dtype]
+        return power_of_two((exponents - self.wl + 2).clamp_(least, most - self.wl + 1), work_dtype(dtype))
 
     def arranged(self, x: Tensor) -> Tensor:
         """x itself; in blocks of n, x as rows of n values, padded with zeros."""
@@ -165,6 +175,8 @@ class BlockFloatingPoint:
         x = x.detach()
         if x.numel() == 0:
             return x.clone()
+        # A kept grid may have followed its model to half precision.
+        steps = steps.to(work_dtype(x.dtype))
         rows = self.arranged(x).to(steps.dtype)
         found = self.kernel(rows, steps, *self.codes, seed)
         if self.block is not None:
@@ -189,14 +201,22 @@ def _extremes(x: Tensor, dim: int | None) -> tuple[Tensor, Tensor]:
     return (x.amin(others, keepdim=True), x.amax(others, keepdim=True)) if others else (x, x)
 
 
-def _exponents(low: Tensor, high: Tensor) -> Tensor:
-    """The smallest e with −2^(e+1) ≤ low and high < 2^(e+1); far below all where both are zero."""
+def _exponents(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """⌊log₂ max(|low|, |high|)⌋, far below all where both are zero; and where low = −2^e and high < 2^e."""
     # frexp: high = m·2^k with ½ ≤ m < 1, denormal numbers included.
     _, above = torch.frexp(high)
     mantissa, below = torch.frexp(low)
     above = torch.where(high > 0, above - 1, _NONE)
-    below = torch.where(low < 0, below - 1 - (mantissa == -0.5).int(), _NONE)
-    return torch.maximum(above, below)
+    below = torch.where(low < 0, below - 1, _NONE)
+    return torch.maximum(above, below), (mantissa == -0.5) & (above < below)
+
+
+def _are_multiples(x: Tensor, steps: Tensor, dim: int | None) -> Tensor:
+    """Which blocks hold multiples of their step alone."""
+    scaled = x.to(steps.dtype) / steps
+    whole = scaled.floor() == scaled
+    others = [d for d in range(x.ndim) if d != dim]
+    return whole.all() if dim is None else whole.amin(others, keepdim=True) if others else whole
 
 
 def _check_finite(x: Tensor) -> None:

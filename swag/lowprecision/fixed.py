@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from numbers import Integral
 from typing import final
 
@@ -54,9 +54,9 @@ def fixed_point(
     >>> fixed_point(torch.tensor([0.3, -0.26, 9.0, -9.0]), 4, 2, rounding="nearest").tolist()
     [0.25, -0.25, 1.75, -2.0]
     """
-    seed = seed_for(rounding, generator)
     found = FixedPoint(wl, fl, rounding, kernel)
-    return straight_through(x, found.on(x, found.steps(x), seed))
+    steps = found.steps(x)
+    return straight_through(x, found.on(x, steps, seed_for(rounding, generator)))
 
 
 @final
@@ -74,7 +74,7 @@ class FixedPoint:
     wl: int
     fl: int
     rounding: str = "stochastic"
-    kernel: Kernel = eager
+    kernel: Kernel = field(default=eager, repr=False)
 
     def __post_init__(self) -> None:
         check_word("wl", self.wl)
@@ -116,6 +116,7 @@ class FixedPoint:
         # The largest value is NaN where any is.
         if bool(x.amax().isnan()):
             refuse_nan(x)
+        steps = steps.to(work_dtype(x.dtype))
         return self.kernel(x.to(steps.dtype), steps, *self.codes, seed).to(x.dtype)
 
     def rounded(self, x: Tensor, seed: int) -> Tensor:

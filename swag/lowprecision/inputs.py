@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from swag import moments
 from swag.errors import InputError
+from swag.lowprecision.formats import Format
 from swag.noise import take_seed
 
 LONGEST_WORD = 16
@@ -67,6 +70,65 @@ def seed_for(rounding: str, generator: torch.Generator | None) -> int | None:
     """One seed from the generator where the rounding is stochastic, None where it is to nearest."""
     check_rounding(rounding)
     return take_seed(generator) if rounding == "stochastic" else None
+
+
+def make_for(
+    make_optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer], model: nn.Module
+) -> torch.optim.Optimizer:
+    """The optimizer that the caller's function makes of the model's parameters.
+
+    Raises:
+        InputError: no function, or one that gives no optimizer, or one of another model's parameters: the
+            caller's own model is not the one that is trained.
+    """
+    if not callable(make_optimizer):
+        raise InputError(
+            f"make_optimizer: got a {type(make_optimizer).__name__}; pass a function such as "
+            "lambda parameters: torch.optim.SGD(parameters, lr=0.1)"
+        )
+    made = make_optimizer(model.parameters())
+    if not isinstance(made, torch.optim.Optimizer):
+        raise InputError(f"make_optimizer: gave a {type(made).__name__}; it has to return a torch optimizer")
+    own = {id(parameter) for parameter in model.parameters()}
+    if not any(id(parameter) in own for group in made.param_groups for parameter in group["params"]):
+        raise InputError(
+            "make_optimizer: gave an optimizer of none of the parameters that it was passed; a copy of the "
+            "model is trained: use the argument, as in lambda parameters: torch.optim.SGD(parameters, lr=0.1)"
+        )
+    return made
+
+
+def check_weights(parameters: Mapping[int, Tensor], forms: Sequence[Format]) -> None:
+    """Raises InputError that names the first parameter (by its place) that the formats cannot round."""
+    for index, p in parameters.items() if forms else ():
+        try:
+            for form in forms:
+                check_tensor(p, form.wl)
+        except InputError as error:
+            raise InputError(f"weights: parameter {index} (shape {tuple(p.shape)}): {error}") from None
+        if moments.first_non_finite([p.detach()]) is not None:
+            raise InputError(
+                f"weights: parameter {index} (shape {tuple(p.shape)}) holds NaN or infinite values; nothing "
+                "was changed: start from a model without them"
+            )
+
+
+def check_gradients(gradients: Mapping[int, Tensor], form: Format | None) -> None:
+    """Raises InputError that names the first gradient (by its parameter's place) that cannot be used."""
+    for index, gradient in gradients.items():
+        if form is not None and gradient.is_sparse:
+            raise InputError(
+                f"gradients: that of parameter {index} is sparse; pass sparse=False to the embedding, or "
+                "name the parameter in skip="
+            )
+    # Whether or not they are rounded: after the base optimizer's step it would be too late.
+    bad = moments.first_non_finite([g._values() if g.is_sparse else g for g in gradients.values()])
+    if bad is not None:
+        index = list(gradients)[bad]
+        raise InputError(
+            f"gradients: that of parameter {index} (shape {tuple(gradients[index].shape)}) holds NaN or "
+            "infinite values; nothing was changed: skip this step, or lower the learning rate"
+        )
 
 
 def refuse_nan(x: Tensor) -> None:

@@ -58,7 +58,8 @@ def int8_model(
     Args:
         model: a float32 model on the CPU; it is not changed. Of one that `quantize_model` gave, the rounded
             weights with their grids are used where they have 8 bits or less.
-        loader: some batches of training data, to see the activations' ranges.
+        loader: some batches of training data, to see the activations' ranges. Later values beyond them are
+            cut off, and a NaN, which integers cannot express, becomes some number.
         form: of the weights, 8 bits or less: one step for all of a weight, or one an output channel. By
             default `SymmetricUniform(8, dim=0)`; `BlockFloatingPoint(8, dim=0)` is exact for weights on
             that grid.
@@ -111,8 +112,11 @@ def int8_model(
         replacement = Int8Layer(layer, integers, *ranges[name])
         if not name:
             return replacement
-        parent, _, leaf = name.rpartition(".")
-        setattr(small.get_submodule(parent), leaf, replacement)
+        # Under all of its names.
+        for other, module in list(model.named_modules(remove_duplicate=False)):
+            if module is layer:
+                parent, _, leaf = other.rpartition(".")
+                setattr(small.get_submodule(parent), leaf, replacement)
     return small.requires_grad_(False)
 
 
@@ -150,7 +154,7 @@ class Int8Layer(nn.Module):
         if isinstance(layer, nn.Conv2d):
             self._geometry = (
                 list(layer.stride),
-                list(cast(Any, layer.padding)),
+                _padding(layer),
                 list(layer.dilation),
                 layer.groups,
             )
@@ -165,6 +169,8 @@ class Int8Layer(nn.Module):
         codes = shifted.clamp_(0, _LARGEST).to(torch.uint8)
         weight = (codes, self._scale, self._zero, self._packed, self._steps, self._zeros, self._bias)
         ops: Any = torch.ops.onednn
+        if self._geometry is not None and x.ndim == 3:  # one image, which torch's own layer takes too
+            return self(x.unsqueeze(0)).squeeze(0)
         if self._geometry is None:
             return ops.qlinear_pointwise(*weight, 1.0, 0, torch.float32, "none", [], "")
         return ops.qconv2d_pointwise(*weight, *self._geometry, 1.0, 0, torch.float32, "none", [], "")
@@ -176,8 +182,18 @@ class Int8Layer(nn.Module):
 
 def _computes_in_integers(layer: nn.Module) -> bool:
     if isinstance(layer, nn.Conv2d):
-        return layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+        return layer.padding_mode == "zeros" and _padding(layer) is not None
     return isinstance(layer, nn.Linear)
+
+
+def _padding(layer: nn.Conv2d) -> list[int] | None:
+    """Zeros at either side, by dimension; None where an even kernel's "same" needs more at one side."""
+    if not isinstance(layer.padding, str):
+        return list(layer.padding)
+    around = [0, 0]
+    if layer.padding == "same":
+        around = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+    return None if any(total % 2 for total in around) else [total // 2 for total in around]
 
 
 def _ranges(

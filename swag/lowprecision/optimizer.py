@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
-from swag import moments
 from swag.errors import InputError
 from swag.lowprecision.formats import Format
+from swag.lowprecision.inputs import check_gradients, check_weights
 from swag.lowprecision.quantizer import check_format
 from swag.noise import checked_seed, key_for, take_seed
 
@@ -51,7 +50,7 @@ class LowPrecisionOptimizer(torch.optim.Optimizer):
 
     Raises:
         InputError: no optimizer, no format at all, a weight or gradient that its format refuses (integers,
-            NaN); a bad gradient is named before anything is changed.
+            NaN); a bad gradient is named before anything is changed, whether or not gradients are rounded.
 
     Source: Yang et al. 2019 (SWALP), arXiv:1904.11943, algorithm 2.
 
@@ -101,6 +100,9 @@ class LowPrecisionOptimizer(torch.optim.Optimizer):
         self._n_steps = 0
         self._accumulators: dict[int, Tensor] = {}
         self._share()
+        # All of them before the first is rounded.
+        forms = [form for form in (weights, accumulators) if form is not None]
+        check_weights(self._parameters(), forms)
         self._store(self._parameters())
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -167,7 +169,8 @@ class LowPrecisionOptimizer(torch.optim.Optimizer):
         self._share()
 
     def __getstate__(self) -> dict[str, Any]:
-        return copy.copy(self.__dict__)
+        # Schedulers put a `step` on the object that calls the original's: a copy has to step itself.
+        return {name: value for name, value in self.__dict__.items() if name != "step"}
 
     def __repr__(self) -> str:
         formats = ", ".join(f"{name}={form}" for name, form in self._formats.items() if form is not None)
@@ -190,21 +193,9 @@ class LowPrecisionOptimizer(torch.optim.Optimizer):
     def _round_gradients(self) -> None:
         form = self._formats["gradients"]
         present = {index: p.grad for index, p in self._parameters().items() if p.grad is not None}
-        if form is None or not present:
+        check_gradients(present, form)
+        if form is None:
             return
-        for index, gradient in present.items():
-            if gradient.is_sparse:
-                raise InputError(
-                    f"gradients: that of parameter {index} is sparse; pass sparse=False to the embedding, or "
-                    "name the parameter in skip="
-                )
-        bad = moments.first_non_finite(list(present.values()))
-        if bad is not None:
-            index = list(present)[bad]
-            raise InputError(
-                f"gradients: that of parameter {index} (shape {tuple(present[index].shape)}) holds NaN or "
-                "infinite values; nothing was changed: skip this step, or lower the learning rate"
-            )
         for index, gradient in present.items():
             gradient.copy_(form.rounded(gradient, self._key(_GRADIENTS, index)))
 

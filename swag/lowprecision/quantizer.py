@@ -23,8 +23,9 @@ class Quantizer(nn.Module):
         backward  e ← Q_E(e), past Q_A straight through
 
     In train mode the formats' own rounding is used; in eval mode values are rounded to nearest, so that
-    predictions repeat. Random numbers are numbered from a seed, and `state_dict()` holds seed and number: a
-    run that is resumed rounds as it would have.
+    predictions repeat. Errors that hold NaN or infinite values pass as they are, so that a
+    `torch.amp.GradScaler` sees its overflows. Random numbers are numbered from a seed, and `state_dict()`
+    holds seed and number: a run that is resumed rounds as it would have.
 
     Args:
         activations: Q_A, or None to leave them.
@@ -63,6 +64,10 @@ class Quantizer(nn.Module):
 
     def _rounded_error(self, gradient: Tensor) -> Tensor:
         assert self.errors is not None
+        # An overflow of scaled gradients is for the loss scaler to see, which skips the step and goes on;
+        # without one, LowPrecisionOptimizer refuses what arrives.
+        if not bool(gradient.isfinite().all()):
+            return gradient
         form = self.errors if self.training else self.errors.to_nearest()
         return form.rounded(gradient, self._next(_BACKWARD))
 

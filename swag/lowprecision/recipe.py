@@ -16,6 +16,7 @@ from swag.batchnorm import batchnorm_modules, refresh_batchnorm_
 from swag.collector import Collector
 from swag.errors import InputError, StateError
 from swag.lowprecision.formats import Format
+from swag.lowprecision.inputs import make_for
 from swag.lowprecision.model import plain_copy, quantize_model, write_plain_
 from swag.lowprecision.symmetric import SymmetricUniform
 from swag.parameters import unwrap
@@ -98,7 +99,8 @@ def sqwa(
         seed: of stochastic rounding, where `form` asks for it.
 
     Raises:
-        InputError: a loader without length or batches, counts or rates out of range, no quantisable layer.
+        InputError: a loader without length or batches, counts or rates out of range, no quantisable layer, a
+            loss that is no function of model and batch, an optimizer of other parameters.
         StateError: a loss is NaN or infinite.
 
     Source: Shin, Boo & Sung 2020, arXiv:2002.00343, section 3.
@@ -112,6 +114,11 @@ def sqwa(
     True
     """
     check_loader("loader", loader)
+    if not callable(loss) or isinstance(loss, nn.Module):
+        raise InputError(
+            f"loss: got a {type(loss).__name__}; pass a function of the model and a batch, such as "
+            "lambda model, batch: torch.nn.functional.cross_entropy(model(batch[0]), batch[1])"
+        )
     n_batches = len(loader) if isinstance(loader, Sized) else None
     if n_batches is None:
         raise InputError(
@@ -136,13 +143,13 @@ def sqwa(
     # 1
     direct = copy.deepcopy(unwrap(model)).train()
     if float_epochs:
-        optimizer = make_optimizer(direct.parameters())
+        optimizer = make_for(make_optimizer, direct)
         run("float", direct, schedules.cosine(optimizer, epochs=float_epochs), float_epochs)
     # 2
     lowbit = quantize_model(direct, weights=form, keep_grid=True, skip=skip, seed=seed).train()
     averaged = plain_copy(lowbit)
     collector = Collector(averaged, rank)
-    optimizer = make_optimizer(lowbit.parameters())
+    optimizer = make_for(make_optimizer, lowbit)
     cyclical = schedules.cyclical(
         optimizer, lr_max=lr_max, lr_min=lr_min, cycle=cycle, steps_per_epoch=n_batches
     )
@@ -159,7 +166,7 @@ def sqwa(
     # 4
     tuned = quantize_model(averaged, weights=form, keep_grid=True, skip=skip, seed=seed).train()
     # 5
-    optimizer = make_optimizer(tuned.parameters())
+    optimizer = make_for(make_optimizer, tuned)
     for group in optimizer.param_groups:
         group["lr"] = tune_lr
     if tune_epochs:

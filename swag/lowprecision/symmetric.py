@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import final
 
 import torch
@@ -25,7 +25,7 @@ def symmetric_uniform(
     bits: int,
     *,
     dim: int | None = None,
-    step: Tensor | None = None,
+    step: Tensor | float | None = None,
     rounding: str = "nearest",
     generator: torch.Generator | None = None,
     kernel: Kernel = eager,
@@ -41,7 +41,8 @@ def symmetric_uniform(
         x: any shape, real floating point, finite.
         bits: 2 to 8.
         dim: each slice x.select(dim, i) has its own Δ; None is one Δ for the tensor.
-        step: Δ, which broadcasts against x: the grid of an earlier call.
+        step: Δ, the grid of an earlier call: one number, or one for each slice along a dimension, in a shape
+            that broadcasts against x.
         rounding: "nearest" or "stochastic".
         generator: gives one seed for all of x; None takes torch's own. Not used to nearest.
         kernel: `compiled_kernel()` fuses the arithmetic into one pass.
@@ -50,23 +51,19 @@ def symmetric_uniform(
         A new tensor of x's shape and dtype.
 
     Raises:
-        InputError: bits out of range, no such dimension, a step that is not positive, an integer tensor, a
-            NaN or an infinite value, an unknown rounding.
+        InputError: bits out of range, no such dimension, a step that is not positive or does not fit, an
+            integer tensor, a NaN or an infinite value, an unknown rounding.
 
     Source: Shin, Boo & Sung 2020 (SQWA), arXiv:2002.00343, eq. 1.
 
     >>> symmetric_uniform(torch.tensor([-1.1, 0.2, 0.1, 0.9]), 2).tolist()
     [-1.0, 0.0, 0.0, 1.0]
     """
-    seed = seed_for(rounding, generator)
     found = SymmetricUniform(bits, dim, rounding, kernel)
     check_tensor(x, bits)
     check_dim(dim, x.ndim)
-    if step is None:
-        step = symmetric_steps(x, bits, dim=dim)
-    elif not bool((step > 0).all()):
-        raise InputError("step: holds values that are not positive; pass Δ > 0")
-    return straight_through(x, found.on(x, step.to(work_dtype(x.dtype)), seed))
+    steps = symmetric_steps(x, bits, dim=dim) if step is None else _given(step, x)
+    return straight_through(x, found.on(x, steps, seed_for(rounding, generator)))
 
 
 def symmetric_steps(x: Tensor, bits: int, *, dim: int | None = None) -> Tensor:
@@ -99,10 +96,7 @@ def symmetric_steps(x: Tensor, bits: int, *, dim: int | None = None) -> Tensor:
     x = x.detach().to(work_dtype(x.dtype))
     if x.numel() == 0:
         return x.new_ones(())
-    if not bool(x.isfinite().all()):
-        raise InputError(
-            "x: holds NaN or infinite values, for which no step is best; look for what made them"
-        )
+    _check_finite(x)
     others = list(range(x.ndim)) if dim is None else [d for d in range(x.ndim) if d != dim]
     keep = dim is not None
 
@@ -143,7 +137,7 @@ class SymmetricUniform:
     wl: int
     dim: int | None = None
     rounding: str = "nearest"
-    kernel: Kernel = eager
+    kernel: Kernel = field(default=eager, repr=False)
 
     def __post_init__(self) -> None:
         check_word("bits", self.wl, least=LEAST_BITS, most=MOST_BITS)
@@ -156,8 +150,8 @@ class SymmetricUniform:
 
     def __call__(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """`symmetric_uniform(x, bits, …)`; tensors without the dimension with one step."""
-        seed = seed_for(self.rounding, generator)
-        return straight_through(x, self.on(x, self.steps(x), seed))
+        steps = self.steps(x)
+        return straight_through(x, self.on(x, steps, seed_for(self.rounding, generator)))
 
     def steps(self, x: Tensor) -> Tensor:
         """Δ of the tensor or of every slice."""
@@ -173,6 +167,8 @@ class SymmetricUniform:
     def on(self, x: Tensor, steps: Tensor, seed: int | None) -> Tensor:
         """x rounded to multiples of `steps`."""
         x = x.detach()
+        # A kept grid may have followed its model to half precision.
+        steps = steps.to(work_dtype(x.dtype))
         return self.kernel(x.to(steps.dtype), steps, *self.codes, seed).to(x.dtype)
 
     def rounded(self, x: Tensor, seed: int) -> Tensor:
@@ -182,6 +178,32 @@ class SymmetricUniform:
     def to_nearest(self) -> SymmetricUniform:
         """The same grid, rounding to nearest."""
         return replace(self, rounding="nearest")
+
+
+def _given(step: Tensor | float, x: Tensor) -> Tensor:
+    """The caller's step, in as many dimensions as x has, or as a scalar."""
+    steps = torch.as_tensor(step, dtype=work_dtype(x.dtype), device=x.device)
+    if not bool((steps > 0).all()) or not bool(steps.isfinite().all()):
+        raise InputError("step: holds values that are not positive, or not finite; pass Δ > 0")
+    _check_finite(x)
+    if steps.numel() == 1:
+        return steps.reshape(())
+    # From the last dimension backwards, as torch broadcasts.
+    shape = (1,) * (x.ndim - steps.ndim) + tuple(steps.shape)
+    fits = len(shape) == x.ndim and all(a in (1, b) for a, b in zip(shape, x.shape, strict=True))
+    if not fits or sum(side > 1 for side in shape) > 1:
+        raise InputError(
+            f"step: got shape {tuple(steps.shape)} for x of shape {tuple(x.shape)}; pass one number, or one "
+            "for each slice along one dimension, as symmetric_steps(x, bits, dim=…) gives them"
+        )
+    return steps.view(shape)
+
+
+def _check_finite(x: Tensor) -> None:
+    if not bool(x.isfinite().all()):
+        raise InputError(
+            "x: holds NaN or infinite values, for which no step is best; look for what made them"
+        )
 
 
 def _codes(x: Tensor, step: Tensor, levels: int) -> Tensor:

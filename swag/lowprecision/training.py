@@ -14,6 +14,7 @@ from swag.errors import InputError
 from swag.lowprecision.block import BlockFloatingPoint
 from swag.lowprecision.fixed import FixedPoint
 from swag.lowprecision.formats import Format
+from swag.lowprecision.inputs import make_for
 from swag.lowprecision.kernel import Kernel, eager
 from swag.lowprecision.model import quantize_model
 from swag.lowprecision.optimizer import LowPrecisionOptimizer
@@ -85,7 +86,8 @@ def low_precision(
         seed: of the stochastic roundings; None takes one from torch's global generator.
 
     Raises:
-        InputError: as `quantize_model` and `LowPrecisionOptimizer`.
+        InputError: as `quantize_model` and `LowPrecisionOptimizer`; an optimizer that is not of the copy's
+            parameters.
 
     >>> import swag
     >>> model = nn.Linear(2, 1)
@@ -111,7 +113,7 @@ def low_precision(
         lowbit = copy.deepcopy(unwrap(model))
     left = [p for name in skip for p in lowbit.get_submodule(name).parameters()]
     optimizer = LowPrecisionOptimizer(
-        make_optimizer(lowbit.parameters()),
+        make_for(make_optimizer, lowbit),
         weights=precision.weights,
         gradients=precision.gradients,
         momentum=precision.momentum,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from numbers import Integral, Real
+from numbers import Real
 
 from torch.optim import Optimizer
 
@@ -19,6 +19,7 @@ from swag.schedules.shapes import (
     SWAPaper,
     Triangle,
     check_length,
+    whole_steps,
 )
 
 Rate = float | Sequence[float]
@@ -29,7 +30,8 @@ def swa_paper(
 ) -> Schedule:
     r"""The SWA paper's schedule: the group's own rate, a linear descent, `swa_lr` from 0.9·swa_start on.
 
-    Formula: `swag.schedules.rates.swa_paper`. Collection points: every epoch from swa_start on.
+    Formula: `swag.schedules.rates.swa_paper`. Collection points: the last step of every epoch from swa_start
+    on.
 
     Args:
         optimizer: its groups' rates are the starting rates.
@@ -51,7 +53,7 @@ def swa_paper(
 
 
 def constant(optimizer: Optimizer, *, lr: Rate, epochs: float | None = None) -> Schedule:
-    r"""One rate for ever, as SWAG uses while collecting; a collection point every epoch.
+    r"""One rate for ever, as SWAG uses while collecting; the collection point is each epoch's last step.
 
     Args:
         optimizer: its groups' rates are replaced.
@@ -70,20 +72,26 @@ def cyclical(
     lr_max: Rate,
     lr_min: Rate,
     cycle: float,
-    steps_per_epoch: int = 1,
+    steps_per_epoch: int | None = None,
     epochs: float | None = None,
 ) -> Schedule:
     r"""The SWA paper's cyclical rate: falls linearly to `lr_min` in each cycle, then jumps back.
 
-    Formula: `swag.schedules.rates.saw_tooth`. Collection point: the last step of each cycle, whose rate is
-    lr_min.
+        rate = (1 − t)·lr_max + t·lr_min,   t = min(1, ((epoch mod cycle) + step)/cycle)
+
+    with `step` the length of a step in epochs: t is the share of the cycle that is over when the step is.
+    1 for `step()` and `step(0), step(1), …`; for `step(epoch + batch/batches)` it is 1/batches, found from
+    the difference between one epoch asked for and the next. At the first fractional call there is no
+    difference yet, and step = 0: with the rate lr_max. Both ways end each cycle with a step at lr_min,
+    which is the collection point. The formula is `swag.schedules.rates.saw_tooth`.
 
     Args:
         optimizer: its groups' rates are replaced.
         lr_max: the upper rate α₁, one number or one a group; the first step is one step below it.
         lr_min: the lower rate α₂.
-        cycle: length in epochs.
-        steps_per_epoch: how often `step(epoch)` is called in an epoch; 1 for `step()` once an epoch.
+        cycle: length in epochs, one step or more.
+        steps_per_epoch: how often `step(epoch)` is called in an epoch; None finds it as above. It matters to
+            the first step alone, and to steps of different lengths.
         epochs: an end beyond which stepping is an error.
 
     Raises:
@@ -105,7 +113,7 @@ def cyclical_cosine(
     lr_max: Rate,
     lr_min: Rate,
     cycle: float,
-    steps_per_epoch: int = 1,
+    steps_per_epoch: int | None = None,
     epochs: float | None = None,
 ) -> Schedule:
     r"""`cyclical` with half a cosine in the place of the line.
@@ -159,8 +167,8 @@ def fast_swa(
     r"""fast-SWA's rate: a cosine cut off at `first_end`, whose last `cycle` epochs then come again.
 
     Formula: `swag.schedules.rates.repeated_cosine` with the groups' own rates. Collection points: the last
-    epoch of each cycle (SWA), or every `every` epochs from first_end − cycle on (fast-SWA, every=3, or a
-    fraction with fractional steps).
+    step of each cycle (SWA), or every `every` epochs from first_end − cycle on (fast-SWA, every=3: the last
+    steps of the epochs 150, 153, …; or a fraction with fractional steps).
 
     Args:
         optimizer: its groups' rates are those at epoch 0.
@@ -177,7 +185,8 @@ def fast_swa(
     """
     for name, length in (("horizon", horizon), ("first_end", first_end), ("cycle", cycle)):
         check_length(name, length)
-    first_point = max(first_end - 1, 0) if every is None else first_end - cycle
+    # Where the first snapshot's training ends.
+    first_point = first_end if every is None else first_end - cycle + min(every, 1)
     distance = cycle if every is None else every
     return _made(optimizer, lambda: RepeatedCosine(horizon, first_end, cycle, first_point, distance), epochs)
 
@@ -211,12 +220,11 @@ def _per_group(name: str, value: Rate, n: int) -> list[float]:
     return [float(v) for v in values]
 
 
-def _step(steps_per_epoch: int, cycle: float) -> float:
-    if isinstance(steps_per_epoch, bool) or not isinstance(steps_per_epoch, Integral) or steps_per_epoch < 1:
-        raise InputError(
-            f"steps_per_epoch: got {steps_per_epoch!r}; pass how often step() is called an epoch, 1 or more"
-        )
+def _step(steps_per_epoch: int | None, cycle: float) -> float | None:
     check_length("cycle", cycle)
-    if cycle * int(steps_per_epoch) < 1:
+    if steps_per_epoch is None:
+        return None
+    n = whole_steps("steps_per_epoch", steps_per_epoch)
+    if cycle * n < 1:
         raise InputError(f"cycle: got {cycle}, which is shorter than a step; pass a longer one")
-    return 1.0 / int(steps_per_epoch)
+    return 1.0 / n

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
+from numbers import Integral
 from typing import Any, final
 
 from torch import Tensor
@@ -11,7 +12,15 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from swag.errors import InputError
-from swag.schedules.shapes import KINDS, TOLERANCE, Shape, check_epoch
+from swag.schedules.shapes import (
+    KINDS,
+    TOLERANCE,
+    Shape,
+    check_epoch,
+    check_stride,
+    whole_steps,
+)
+from swag.schedules.state_checks import check_numbers
 
 STATE_VERSION = 1
 
@@ -21,9 +30,11 @@ class Schedule(LRScheduler):
     r"""Sets every group's rate to a function of the epoch; made by the functions of `swag.schedules`.
 
     `step()` once an epoch after training, as for every torch scheduler; or `step(epoch)` with an absolute
-    epoch, fractions included, before a batch. The rate depends on the epoch alone, so changes that others
-    make to the rate do not last. It works inside torch's `SequentialLR`, where its epochs count from its
-    own beginning.
+    epoch, fractions included, before a batch. How long a step is follows from these calls: 1 for `step()` and
+    for whole numbers one after another, for fractions the difference between an epoch and the one before
+    (`stepped` says it in advance). The rate depends on the epoch and on that length alone, so changes that
+    others make to the rate do not last. It works inside torch's `SequentialLR`, where its epochs count from
+    its own beginning.
 
     Args:
         optimizer: any torch optimizer, `SWAOptimizer` too.
@@ -55,6 +66,7 @@ class Schedule(LRScheduler):
         self._shared = shared
         self._end = epochs
         self._previous = -1.0
+        self._stride: float | None = None  # the length of a step in epochs; None while nothing tells
         super().__init__(optimizer)
 
     @property
@@ -75,48 +87,59 @@ class Schedule(LRScheduler):
 
         Raises:
             InputError: beyond the schedule's end, no such number, or a parameter group was added that has no
-                rates (see `add_group`). The rates are then as they were.
+                rates (see `add_group`), or a cycle is shorter than a step. The rates are then as they were.
         """
         check_epoch(self.last_epoch + 1 if epoch is None else epoch, self._end)
         self._meet_new_groups()
         previous: float = self.last_epoch
+        stride = self._stride_to(epoch)
+        for shape in self._shapes:
+            check_stride(shape, stride)
+        self._stride = stride
         if epoch is None:
             super().step()
         else:
             # torch's own step warns that this use is deprecated; for us it is one of the two.
             self.last_epoch = epoch if isinstance(epoch, int) else float(epoch)  # type: ignore[assignment]
             self._step_count += 1
-            for group, lr in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
-                if isinstance(group["lr"], Tensor):
-                    group["lr"].fill_(lr)
-                else:
-                    group["lr"] = lr
-            self._last_lr = [_copied(group["lr"]) for group in self.optimizer.param_groups]
+            self._set_rates()
         self._previous = previous
+
+    def stepped(self, steps_per_epoch: int) -> None:
+        """Says how often `step(epoch)` will be called in an epoch; the present rate is set accordingly.
+
+        Not needed, since the calls themselves tell; it makes the first step right, too. A length given to the
+        schedule when it was made stays.
+
+        Raises:
+            InputError: no such number, or a cycle is shorter than a step; nothing was changed.
+        """
+        stride = 1.0 / whole_steps("steps_per_epoch", steps_per_epoch)
+        for shape in self._shapes:
+            check_stride(shape, stride)
+        if stride != self._stride:
+            self._stride = stride
+            self._set_rates()
 
     def get_lr(self) -> list[float | Tensor]:
         """The rates at `last_epoch`, one a group."""
-        self._meet_new_groups()
-        return [
-            shape.rate(self.last_epoch, float(base))
-            for shape, base in zip(self._shapes, self.base_lrs, strict=True)
-        ]
+        return [*self._rates_at(self.last_epoch)]
 
     def rates(self, epoch: float) -> list[float]:
         """The rates at any epoch, one a group, without setting them."""
         check_epoch(epoch, self._end)
-        self._meet_new_groups()
-        return [
-            shape.rate(epoch, float(base)) for shape, base in zip(self._shapes, self.base_lrs, strict=True)
-        ]
+        return self._rates_at(epoch)
 
     def is_collection_point(self) -> bool:
         """Whether now is the time to take a snapshot: ask after training at this rate and before `step`.
 
-        True where the rate is at its lowest of the cycle (every epoch where it is constant). Where steps
-        jump over that point, the first step after it counts, so that each cycle has one.
+        True where the rate is at its lowest of the cycle; where it is constant, in each epoch's last step.
+        Where steps jump over that point, the first step after it counts, so that each cycle has one.
+
+        Inside `SequentialLR`, ask the schedule whose turn it is: one whose turn is over is stepped no more,
+        and its answer stays as it was.
         """
-        point = self._shapes[0].last_point(self.last_epoch) if self._shapes else None
+        point = self._shapes[0].last_point(self.last_epoch, self._step_length) if self._shapes else None
         if point is None:
             return False
         if 0 < self.last_epoch - self._previous <= 1 + TOLERANCE:
@@ -148,6 +171,7 @@ class Schedule(LRScheduler):
             "epochs": self._end,
             "last_epoch": self.last_epoch,
             "previous_epoch": self._previous,
+            "stride": self._stride,
             "base_lrs": [float(lr) for lr in self.base_lrs],
             "last_lr": [float(lr) for lr in self._last_lr],
             "step_count": self._step_count,
@@ -178,9 +202,11 @@ class Schedule(LRScheduler):
                 "base_lrs": list(state_dict["base_lrs"]),
                 "_last_lr": list(state_dict["last_lr"]),
                 "_step_count": state_dict["step_count"],
+                "_stride": state_dict.get("stride"),
             }
         except (KeyError, TypeError) as error:
             raise InputError(f"state_dict: damaged ({error!r})") from error
+        check_numbers(found)
         groups = len(self.optimizer.param_groups)
         if len(shapes) > groups or len(found["base_lrs"]) > len(shapes):
             raise InputError(
@@ -201,6 +227,37 @@ class Schedule(LRScheduler):
         for group in groups[len(self.base_lrs) :]:
             group.setdefault("initial_lr", _copied(group["lr"]))
             self.base_lrs.append(group["initial_lr"])
+
+    def _set_rates(self) -> None:
+        for group, lr in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr
+        self._last_lr = [_copied(group["lr"]) for group in self.optimizer.param_groups]
+
+    def _rates_at(self, epoch: float) -> list[float]:
+        self._meet_new_groups()
+        pairs = zip(self._shapes, self.base_lrs, strict=True)
+        return [shape.rate(epoch, float(base), self._step_length) for shape, base in pairs]
+
+    @property
+    def _step_length(self) -> float:
+        return 1.0 if self._stride is None else self._stride
+
+    def _stride_to(self, epoch: float | None) -> float | None:
+        """The length of a step, once the step to `epoch` is asked for."""
+        if self.last_epoch < 0:
+            return None  # the constructor's own step, or the beginning inside SequentialLR
+        if epoch is None:
+            return 1.0
+        difference = float(epoch) - self.last_epoch
+        if TOLERANCE < difference <= 1 + TOLERANCE:
+            steps = round(1 / difference)  # 1/steps without the rounding of epoch + batch/batches
+            return 1.0 / steps if abs(difference * steps - 1) < 1e-6 else difference
+        if self._stride is None and not isinstance(epoch, Integral):
+            return 0.0
+        return self._stride
 
 
 def _copied(lr: float | Tensor) -> float | Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Integral, Real
 from typing import ClassVar, Protocol, final
 
 from swag.errors import InputError
@@ -19,17 +19,23 @@ class Shape(Protocol):
 
     kind: ClassVar[str]
 
-    def rate(self, epoch: float, base_lr: float) -> float:
-        """The rate at an absolute epoch for a group whose own rate is base_lr."""
+    def rate(self, epoch: float, base_lr: float, step: float) -> float:
+        """The rate of a step at an absolute epoch for a group whose own rate is base_lr.
 
-    def last_point(self, epoch: float) -> float | None:
+        Args:
+            epoch: where the step begins.
+            base_lr: the group's own rate.
+            step: the step's length in epochs, for shapes that were not told one of their own.
+        """
+
+    def last_point(self, epoch: float, step: float) -> float | None:
         """The last collection point at or before an epoch; None where there was none yet."""
 
 
 @final
 @dataclass(frozen=True)
 class Constant:
-    """One rate; a collection point every epoch."""
+    """One rate; the collection points are the last steps of epochs."""
 
     lr: float
     kind: ClassVar[str] = "constant"
@@ -37,17 +43,17 @@ class Constant:
     def __post_init__(self) -> None:
         check_rate("lr", self.lr)
 
-    def rate(self, epoch: float, base_lr: float) -> float:
+    def rate(self, epoch: float, base_lr: float, step: float) -> float:
         return self.lr
 
-    def last_point(self, epoch: float) -> float | None:
-        return _repeating(epoch, first=0.0, every=1.0)
+    def last_point(self, epoch: float, step: float) -> float | None:
+        return _repeating(epoch, first=1.0 - step, every=1.0)
 
 
 @final
 @dataclass(frozen=True)
 class SWAPaper:
-    """The SWA paper's; a collection point every epoch from swa_start on."""
+    """The SWA paper's; the collection points are the last steps of epochs from swa_start on."""
 
     swa_start: float
     swa_lr: float
@@ -57,11 +63,11 @@ class SWAPaper:
         check_length("swa_start", self.swa_start)
         check_rate("swa_lr", self.swa_lr)
 
-    def rate(self, epoch: float, base_lr: float) -> float:
+    def rate(self, epoch: float, base_lr: float, step: float) -> float:
         return rates.swa_paper(epoch, lr=base_lr, swa_start=self.swa_start, swa_lr=self.swa_lr)
 
-    def last_point(self, epoch: float) -> float | None:
-        return _repeating(epoch, first=self.swa_start, every=1.0)
+    def last_point(self, epoch: float, step: float) -> float | None:
+        return _repeating(epoch, first=self.swa_start + 1.0 - step, every=1.0)
 
 
 @final
@@ -72,19 +78,19 @@ class SawTooth:
     lr_max: float
     lr_min: float
     cycle: float
-    step: float = 1.0
+    step: float | None = None
     kind: ClassVar[str] = "saw_tooth"
 
     def __post_init__(self) -> None:
-        _check_cycle(self.lr_max, self.lr_min, self.cycle)
+        _check_cycle(self.lr_max, self.lr_min, self.cycle, self.step)
 
-    def rate(self, epoch: float, base_lr: float) -> float:
+    def rate(self, epoch: float, base_lr: float, step: float) -> float:
         return rates.saw_tooth(
-            epoch, lr_max=self.lr_max, lr_min=self.lr_min, cycle=self.cycle, step=self.step
+            epoch, lr_max=self.lr_max, lr_min=self.lr_min, cycle=self.cycle, step=_own_or(self.step, step)
         )
 
-    def last_point(self, epoch: float) -> float | None:
-        return _repeating(epoch, first=max(self.cycle - self.step, 0.0), every=self.cycle)
+    def last_point(self, epoch: float, step: float) -> float | None:
+        return _repeating(epoch, first=max(self.cycle - _own_or(self.step, step), 0.0), every=self.cycle)
 
 
 @final
@@ -95,19 +101,19 @@ class CosineCycle:
     lr_max: float
     lr_min: float
     cycle: float
-    step: float = 1.0
+    step: float | None = None
     kind: ClassVar[str] = "cosine_cycle"
 
     def __post_init__(self) -> None:
-        _check_cycle(self.lr_max, self.lr_min, self.cycle)
+        _check_cycle(self.lr_max, self.lr_min, self.cycle, self.step)
 
-    def rate(self, epoch: float, base_lr: float) -> float:
+    def rate(self, epoch: float, base_lr: float, step: float) -> float:
         return rates.cosine_cycle(
-            epoch, lr_max=self.lr_max, lr_min=self.lr_min, cycle=self.cycle, step=self.step
+            epoch, lr_max=self.lr_max, lr_min=self.lr_min, cycle=self.cycle, step=_own_or(self.step, step)
         )
 
-    def last_point(self, epoch: float) -> float | None:
-        return _repeating(epoch, first=max(self.cycle - self.step, 0.0), every=self.cycle)
+    def last_point(self, epoch: float, step: float) -> float | None:
+        return _repeating(epoch, first=max(self.cycle - _own_or(self.step, step), 0.0), every=self.cycle)
 
 
 @final
@@ -123,17 +129,18 @@ class Triangle:
     def __post_init__(self) -> None:
         _check_cycle(self.lr_max, self.lr_min, self.cycle)
 
-    def rate(self, epoch: float, base_lr: float) -> float:
+    def rate(self, epoch: float, base_lr: float, step: float) -> float:
         return rates.triangle(epoch, lr_max=self.lr_max, lr_min=self.lr_min, cycle=self.cycle)
 
-    def last_point(self, epoch: float) -> float | None:
+    def last_point(self, epoch: float, step: float) -> float | None:
         return _repeating(epoch, first=self.cycle / 2, every=self.cycle)
 
 
 @final
 @dataclass(frozen=True)
 class RepeatedCosine:
-    """A cosine whose last piece is repeated; collection points at first_end − step and every `every`."""
+    """A cosine whose last piece is repeated; the collection points are the steps that end at `first_point`,
+    and every `every` epochs after it."""
 
     horizon: float
     first_end: float
@@ -151,13 +158,13 @@ class RepeatedCosine:
                 "cycle ≤ first_end ≤ horizon (fast-SWA: 30, 180, 210)"
             )
 
-    def rate(self, epoch: float, base_lr: float) -> float:
+    def rate(self, epoch: float, base_lr: float, step: float) -> float:
         return rates.repeated_cosine(
             epoch, lr=base_lr, horizon=self.horizon, first_end=self.first_end, cycle=self.cycle
         )
 
-    def last_point(self, epoch: float) -> float | None:
-        return _repeating(epoch, first=self.first_point, every=self.every)
+    def last_point(self, epoch: float, step: float) -> float | None:
+        return _repeating(epoch, first=max(self.first_point - step, 0.0), every=self.every)
 
 
 @final
@@ -173,10 +180,10 @@ class Cosine:
         check_rate("lr_min", self.lr_min)
         check_length("epochs", self.horizon)
 
-    def rate(self, epoch: float, base_lr: float) -> float:
+    def rate(self, epoch: float, base_lr: float, step: float) -> float:
         return rates.cosine(epoch, lr=base_lr, lr_min=self.lr_min, horizon=self.horizon)
 
-    def last_point(self, epoch: float) -> float | None:
+    def last_point(self, epoch: float, step: float) -> float | None:
         return self.horizon if epoch >= self.horizon - TOLERANCE else None
 
 
@@ -186,17 +193,34 @@ KINDS: dict[str, type[Shape]] = {
 
 
 def check_rate(name: str, value: float) -> None:
-    if not _is_number(value) or not 0 <= value < math.inf:
+    if not is_number(value) or not 0 <= value < math.inf:
         raise InputError(f"{name}: got {value!r}; pass a learning rate of 0 or more")
 
 
 def check_length(name: str, value: float) -> None:
-    if not _is_number(value) or not 0 < value < math.inf:
+    if not is_number(value) or not 0 < value < math.inf:
         raise InputError(f"{name}: got {value!r}; pass a number of epochs above 0")
 
 
+def whole_steps(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise InputError(f"{name}: got {value!r}; pass how often step() is called an epoch, 1 or more")
+    return int(value)
+
+
+def check_stride(shape: Shape, stride: float | None) -> None:
+    """Raises InputError where steps of this length would jump over whole cycles: the rate would be flat."""
+    if not isinstance(shape, SawTooth | CosineCycle) or shape.step is not None or stride is None:
+        return
+    if stride > shape.cycle + TOLERANCE:
+        raise InputError(
+            f"cycle: got {shape.cycle:g}, which is shorter than a step of {stride:g} epochs; pass a longer "
+            "one, or call step(epoch + batch/batches) before each batch"
+        )
+
+
 def check_epoch(epoch: float, end: float | None) -> None:
-    if not _is_number(epoch) or not 0 <= epoch < math.inf:
+    if not is_number(epoch) or not 0 <= epoch < math.inf:
         raise InputError(
             f"epoch: got {epoch!r}; pass the absolute epoch from 0, such as epoch + batch/batches"
         )
@@ -207,16 +231,22 @@ def check_epoch(epoch: float, end: float | None) -> None:
         )
 
 
-def _check_cycle(lr_max: float, lr_min: float, cycle: float) -> None:
+def _check_cycle(lr_max: float, lr_min: float, cycle: float, step: float | None = None) -> None:
     check_rate("lr_max", lr_max)
     check_rate("lr_min", lr_min)
     check_length("cycle", cycle)
     if lr_min > lr_max:
         raise InputError(f"lr_min: got {lr_min}, which is above lr_max {lr_max}; exchange them")
+    if step is not None:
+        check_length("step", step)
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _own_or(own: float | None, step: float) -> float:
+    return step if own is None else own
 
 
 def _repeating(epoch: float, *, first: float, every: float) -> float | None:

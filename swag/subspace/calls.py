@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Protocol, final, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.func import vmap
@@ -75,9 +76,9 @@ class OneByOne:
 
     def _decide(self, z: Tensor) -> Callable[[Tensor], Tensor]:
         some = z[:2]
-        plain = self._in_turn(some)  # an error of the function's own comes from here, unchanged
+        plain = self._in_turn(some.clone())  # an error of the function's own comes from here, unchanged
         try:
-            fast = self._together(some)
+            fast = self._together(some.clone())
         except Exception as error:  # what vmap lacks comes in many classes
             _log.info("vmap cannot run this log-likelihood (%s); it is called once for each z", error)
             return self._in_turn
@@ -95,6 +96,8 @@ def scalar(value: Any, z: Tensor) -> Tensor:
     """
     if isinstance(value, Tensor) and value.numel() == 1:
         return value.reshape(())
+    if isinstance(value, np.ndarray) and value.size == 1:
+        value = value.item()
     if isinstance(value, Real):
         return torch.as_tensor(float(value), dtype=z.dtype, device=z.device)
     came = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

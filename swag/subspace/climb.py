@@ -1,4 +1,4 @@
-"""Gradient ascent on an evidence lower bound."""
+"""Gradient ascent on an evidence lower bound, and what is reached in the end."""
 
 from __future__ import annotations
 
@@ -51,3 +51,23 @@ def climb(
         optimizer.step()
         history.append(value.detach())
     return torch.stack(history)
+
+
+@torch.no_grad()
+def reached(
+    bound: Callable[[int], Tensor], n_draws: int, n_elbo: int, *, is_random: bool
+) -> tuple[Tensor, Tensor]:
+    """The bound (n,) over n_elbo draws or a few more, and its standard error (n,).
+
+    bound(S) gives (S, n), its second half from draws that mirror the first: on a Gaussian's quadratic the two
+    of a pair are equal, so a pair is one independent number. Where each call takes a minibatch, all its draws
+    share the rows, and a call is one.
+    """
+    each = n_draws + n_draws % 2
+    n_calls = max(-(-n_elbo // each), 2 if is_random or each == 2 else 1)
+    calls = [bound(each) for _ in range(n_calls)]
+    if is_random:
+        units = torch.stack([values.mean(0) for values in calls])
+    else:
+        units = torch.cat([(values[: each // 2] + values[each // 2 :]) / 2 for values in calls])
+    return units.mean(0), units.std(0) / len(units) ** 0.5

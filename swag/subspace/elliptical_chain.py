@@ -13,6 +13,7 @@ from swag.errors import InputError
 from swag.noise import take_seed
 from swag.subspace.calls import OneByOne, scalar, shape_of_z
 from swag.subspace.recorder import Recorder, refuse_start, refuse_stuck
+from swag.subspace.space import Subspace
 from swag.subspace.target import check_count, check_values, checked_std
 
 # Each miss shrinks the bracket by a random factor, a half or so: after these it is below any rounding.
@@ -37,8 +38,9 @@ def elliptical_slice(
             tempered one divide it by T, or use `EllipticalSlice`.
         prior_std: the prior's standard deviation (not its variance): a number or (k,).
         n_samples: transitions; each gives a row, so the burn-in is yours to leave out.
-        z0: where to start (k,); None starts at zeros, and k is then prior_std's length or, for a number, the
-            only length of z that log_likelihood accepts (it is called with zeros to see).
+        z0: where to start (k,); None starts at zeros, and k is then that of a `LogLikelihood`, prior_std's
+            length or, for a number, the only length of z that log_likelihood accepts (it is called with zeros
+            to see).
         generator: gives one seed; None takes it from torch's global generator.
 
     Returns:
@@ -64,6 +66,9 @@ def elliptical_slice(
         )
     if z0 is not None and (not isinstance(z0, Tensor) or z0.ndim != 1):
         raise InputError(f"z0: got {z0!r}; pass a tensor (k,)")
+    space = getattr(log_likelihood, "subspace", None)
+    if z0 is None and isinstance(space, Subspace):
+        z0 = torch.zeros(space.k, device=space.offset.device)
     k, dtype, device = shape_of_z(OneByOne(log_likelihood), prior_std, z0)
     std = checked_std(prior_std, dtype, device).expand(k)
     if z0 is not None and not bool(z0.isfinite().all()):
@@ -73,7 +78,8 @@ def elliptical_slice(
     rows = torch.empty(n_samples, k, dtype=dtype, device=device)
 
     def value_at(point: Tensor, step: int) -> float:
-        value = float(scalar(log_likelihood(point), point))
+        # A copy, for functions that write into what they are given: the chain is not theirs.
+        value = float(scalar(log_likelihood(point.clone()), point))
         if not value < math.inf:
             check_values(torch.tensor([value]), point[None], step, lambda _: rows[:step].clone())
         return value

@@ -12,7 +12,7 @@ from torch import Tensor
 from swag.errors import InputError
 from swag.noise import take_seed
 from swag.posterior import Empirical
-from swag.subspace.climb import climb
+from swag.subspace.climb import climb, reached
 from swag.subspace.fits import FlowFit
 from swag.subspace.realnvp import RealNVP
 from swag.subspace.space import Subspace
@@ -102,7 +102,7 @@ class FlowVI:
         )
 
         def bound(n_draws: int, step: int) -> Tensor:
-            z, log_q = flow.draw(n_draws, own)
+            z, log_q = flow.mirrored(n_draws, own)
             value = target.log_likelihood(z)
             check_values(value, z, step, lambda _: None)
             return (value + target.log_prior(z) - log_q.double())[:, None]
@@ -115,11 +115,16 @@ class FlowVI:
             "flow VI",
             slower=flow.couplings,
         )
+        is_random = bool(getattr(log_likelihood, "is_random", False))
+        elbo, error = reached(
+            lambda n_draws: bound(n_draws, self.n_steps),
+            self.n_draws if is_random else self.n_elbo,
+            self.n_elbo,
+            is_random=is_random,
+        )
         with torch.no_grad():
-            last = bound(self.n_elbo, self.n_steps)[:, 0]
             z = flow.draw(self.n_samples, own)[0]
         for parameter in flow.affine + flow.couplings:
             parameter.requires_grad_(False)
         note = getattr(log_likelihood, "approximation", "")
-        error = last.std() / len(last) ** 0.5
-        return FlowFit(flow, last.mean(), error, history[:, 0], z, space, note)
+        return FlowFit(flow, elbo[0], error[0], history[:, 0], z, space, note)

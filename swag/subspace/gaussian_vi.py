@@ -16,7 +16,7 @@ from torch import Tensor
 from swag.errors import InputError
 from swag.noise import take_seed
 from swag.posterior import LowRankGaussian
-from swag.subspace.climb import climb
+from swag.subspace.climb import climb, reached
 from swag.subspace.fits import GaussianFit, unknown
 from swag.subspace.gaussian_family import GaussianFamily
 from swag.subspace.space import Subspace
@@ -232,6 +232,7 @@ class _Setting:
     n_draws: int
     lr: float
     n_elbo: int
+    is_random: bool = False
 
     def __post_init__(self) -> None:
         check_count("n_steps", self.n_steps, 1)
@@ -255,7 +256,8 @@ def _infer(
     space = subspace_of(log_likelihood, subspace)
     target = target_of(log_likelihood, prior_std, temperature, space, z0)
     family = GaussianFamily(start_of(z0, 1, target), target, method.first_std, full=full)
-    setting = _Setting(method.n_steps, method.n_draws, method.lr, method.n_elbo)
+    is_random = bool(getattr(log_likelihood, "is_random", False))
+    setting = _Setting(method.n_steps, method.n_draws, method.lr, method.n_elbo, is_random)
 
     def together(z: Tensor) -> Tensor:
         return target.log_likelihood(z.flatten(0, 1)).view(z.shape[:2])
@@ -299,11 +301,12 @@ def _fit(
     history = climb(
         family.parameters, lambda step: bound(setting.n_draws, step), setting.n_steps, setting.lr, name
     )
+    elbo, error = reached(
+        lambda n_draws: bound(n_draws, setting.n_steps),
+        setting.n_draws,
+        setting.n_elbo,
+        is_random=setting.is_random,
+    )
     with torch.no_grad():
-        last = torch.cat(
-            [bound(setting.n_draws, setting.n_steps) for _ in range(-(-setting.n_elbo // setting.n_draws))]
-        )
         mean, factor = (family.mean * family.std).clone(), family.factor()
-    elbo = last.mean(0)
-    error = last.std(0) / len(last) ** 0.5
     return GaussianFit(mean, factor, elbo, error, unknown(elbo), history, name)

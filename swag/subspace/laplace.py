@@ -27,6 +27,9 @@ from swag.subspace.target import (
 
 _log = logging.getLogger(__name__)
 
+# Nats below the mode where Laplace's centre may end; a tenth of a standard deviation is 0.005.
+_CLOSE = 0.005
+
 
 @final
 @dataclass(frozen=True)
@@ -103,6 +106,7 @@ class Laplace:
                 len(curvatures),
             )
         curvatures = curvatures.clamp(min=1)
+        _warn_before_the_mode(at_mode, mode, unit, curvatures, directions)
         factor = unit.double()[:, None] * directions / curvatures.sqrt()
         k = len(mode)
         evidence = (
@@ -152,6 +156,22 @@ def _mode(target: Target, start: Tensor, n_steps: int) -> Tensor:
 
     optimizer.step(closure)
     return (u.detach() * unit).clone()
+
+
+def _warn_before_the_mode(
+    target: Target, z: Tensor, unit: Tensor, curvatures: Tensor, directions: Tensor
+) -> None:
+    """Says so where a Newton step would still gain something: L-BFGS ended early."""
+    u = (z / unit).requires_grad_()
+    with torch.enable_grad():
+        (slope,) = torch.autograd.grad(target((u * unit)[None])[0], [u])
+    gain = 0.5 * float(((directions.T @ slope.double()).square() / curvatures).sum())
+    if not gain < _CLOSE:
+        _log.warning(
+            "the search ended before the mode: one more Newton step would gain %.2g nats; raise n_steps, or "
+            "pass a z0 nearer to it",
+            gain,
+        )
 
 
 def _hessian(function: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from swag.noise import split_seeds, take_seed
 from swag.posterior import Empirical
 from swag.progress import track
 from swag.subspace.chains import Chains
+from swag.subspace.recorder import refuse_stuck
 from swag.subspace.space import Subspace
 from swag.subspace.target import (
     Target,
@@ -84,6 +85,7 @@ class NUTS:
         """Draws the chains; arguments and errors as `EllipticalSlice.infer`.
 
         Raises:
+            DensityError: also where no proposal is accepted after the warm-up.
             InputError: also where pyro is not installed.
         """
         check_count("n_samples", self.n_samples, 1)
@@ -124,6 +126,7 @@ class NUTS:
 
         unit = target.std(1)[0]
         n_calls, n_steps = 0, 0
+        kept: list[Tensor] = []
         n_kept = self.n_samples * self.thin
         bar = iter(track(range(self.burn_in + n_kept), "NUTS"))
 
@@ -132,12 +135,18 @@ class NUTS:
             n_calls += 1
             z = (parameters["u"] * unit)[None]
             value = target.log_likelihood(z)
-            check_values(value, z, n_steps, lambda _: None)
+            check_values(value, z, n_steps, lambda _: chain())
             return -(value + target.log_prior(z))[0].to(z.dtype)
 
-        def count(*_: Any) -> None:
+        def chain() -> Tensor:
+            rows = kept[self.thin - 1 :: self.thin]
+            return torch.stack(rows) if rows else unit.new_empty(0, len(unit))
+
+        def count(_: Any, parameters: dict[str, Tensor], *__: Any) -> None:
             nonlocal n_steps
             n_steps += 1
+            if n_steps > self.burn_in:
+                kept.append(parameters["u"].detach() * unit)
             next(bar, None)
 
         kernel = PyroNUTS(
@@ -155,9 +164,16 @@ class NUTS:
             hook_fn=count,
         )
         # pyro draws from torch's global generator and takes no other; the fork gives it back as it was.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with torch.random.fork_rng(devices=[start.device] if start.is_cuda else []):
+            # On the generators in use alone: torch.manual_seed would seed every device's.
+            torch.default_generator.manual_seed(seed)
+            if start.is_cuda:
+                with torch.cuda.device(start.device):
+                    torch.cuda.manual_seed(seed)
             mcmc.run()
+        every = torch.stack(kept)
+        if len(every) > 1 and bool((every == every[0]).all()):
+            refuse_stuck("NUTS sampler", every[0], n_steps, chain())
         draws = mcmc.get_samples()["u"][self.thin - 1 :: self.thin].detach() * unit
         diagnostics = mcmc.diagnostics()
         diverged = torch.zeros(n_kept, dtype=torch.bool)

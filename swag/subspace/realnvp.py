@@ -59,10 +59,19 @@ class RealNVP:
         return [part for _, *parts in self._couplings for part in parts]
 
     def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """z (n, k) and log q(z) (n,); the second half of the base draws mirrors the first."""
+        """Independent z (n, k) and log q(z) (n,)."""
+        return self._moved(self._noise(n, generator))
+
+    def mirrored(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The same, for averages: the second half of the base draws mirrors the first."""
+        half = self._noise(-(-n // 2), generator)
+        return self._moved(torch.cat([half, -half])[:n])
+
+    def _noise(self, n: int, generator: torch.Generator) -> Tensor:
+        return torch.randn(n, self._std.numel(), generator=generator, dtype=torch.float64).to(self._std)
+
+    def _moved(self, x: Tensor) -> tuple[Tensor, Tensor]:
         k = self._std.numel()
-        half = torch.randn(-(-n // 2), k, generator=generator, dtype=torch.float64).to(self._std)
-        x = torch.cat([half, -half])[:n]
         log_q = -0.5 * x.square().sum(1) - 0.5 * k * math.log(2 * math.pi)
         for mask, w1, b1, w2, b2 in self._couplings:
             raw, shift = ((x * mask @ w1 + b1).tanh() @ w2 + b2).chunk(2, dim=1)

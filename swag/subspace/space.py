@@ -124,7 +124,9 @@ class Subspace:
         if not 0 < norm < float("inf"):
             raise InputError(f"norm: got {norm!r}; pass a positive length, such as subspace.mean_norm")
         seed, source = take_seed(generator), NormalSource(offset.device)
-        columns = torch.empty(k, offset.numel(), dtype=offset.dtype, device=offset.device)
+        # In float32 at least: half precision has no QR, nor the digits for right angles.
+        dtype = torch.promote_types(offset.dtype, torch.float32)
+        columns = torch.empty(k, offset.numel(), dtype=dtype, device=offset.device)
         for index, column in enumerate(columns):
             source.fill_(column, key=key_for(seed, index))
         frame, upper = torch.linalg.qr(columns.T)
@@ -210,11 +212,14 @@ class Subspace:
             theta: (D,) or (…, D).
 
         Returns:
-            (k,) or (…, k), in θ's dtype; `project(lift(z))` is z where the columns are independent.
+            (k,) or (…, k), in θ's dtype (of whole numbers, the offset's), where θ is; `project(lift(z))` is
+            z where the columns are independent.
         """
         self._check("theta", theta, self.size)
-        moved = (theta - self.offset.to(theta)).double()
-        return (moved @ self.inverse.T).to(theta.dtype)
+        # In float64 before the difference is taken: weights move little beside their size.
+        moved = theta.double() - self.offset.to(theta.device).double()
+        dtype = theta.dtype if theta.is_floating_point() else self.offset.dtype
+        return (moved @ self.inverse.T.to(moved.device)).to(dtype)
 
     @property
     def inverse(self) -> Tensor:

@@ -66,14 +66,15 @@ class Target:
 
     def log_likelihood(self, z: Tensor) -> Tensor:
         """log p(D|z)/T (n,) in float64; z (n, k)."""
-        value = self._likelihood(z)
+        # A copy, for functions that write into what they are given: chains and priors go on with z.
+        value = self._likelihood(z.clone())
         if not isinstance(value, Tensor) or value.shape != z.shape[:1]:
             came = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise InputError(
                 f"log_likelihood: returned {came} for z {tuple(z.shape)}; a batched one returns ({len(z)},), "
                 "a number for each row"
             )
-        value = value.double()
+        value = value.to(device=z.device, dtype=torch.float64)  # the model may live elsewhere than z
         return value if self._untempered else value / self.temperature
 
     def log_prior(self, z: Tensor) -> Tensor:

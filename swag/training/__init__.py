@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from swag.training.averages import Average, RunningAverage, Swap
-    from swag.training.callbacks import Callback, CollectInto, Epoch
+    from swag.training.callbacks import Callback, CollectInto, Epoch, Step, Stop
     from swag.training.custom_average import CustomAverage
     from swag.training.every_step import EveryStep
     from swag.training.fast_geometric import FGE, fge
@@ -39,7 +39,7 @@ _HOMES = {
     "swag.training.rules": ("EMA", "DebiasedEMA", "Equal", "Rule"),
     "swag.training.triggers": ("NonMonotonicTrigger",),
     "swag.training.window_average": ("WindowAverage",),
-    "swag.training.callbacks": ("Callback", "CollectInto", "Epoch"),
+    "swag.training.callbacks": ("Callback", "CollectInto", "Epoch", "Step", "Stop"),
     "swag.training.every_step": ("EveryStep",),
     "swag.training.fast_geometric": ("FGE", "fge"),
     "swag.training.losses": ("DivergedError",),
@@ -72,6 +72,8 @@ __all__ = [
     "SWAOptimizer",
     "SmallBatch",
     "Snapshots",
+    "Step",
+    "Stop",
     "Swap",
     "SwapResult",
     "Trained",

@@ -16,7 +16,7 @@ from swag.errors import InputError, StateError
 from swag.parameters import Layout, Select
 from swag.posterior import PointMass
 from swag.training.finiteness import Finiteness
-from swag.training.rules import RULES, Equal, Rule
+from swag.training.rules import RULES, Equal, Rule, checked_share
 from swag.training.shifted_mean import ShiftedMean, checked_mean
 
 STATE_VERSION = 1
@@ -59,7 +59,8 @@ class RunningAverage:
 
         θ̄_n = θ̄_{n−1} + s_n·(θ_n − θ̄_{n−1}),   s_n the rule's share
 
-    accumulated in float32 (float64 for float64 models), shifted by θ₁. Memory: 8 bytes a parameter from
+    accumulated in float32 (float64 for float64 models), as an offset from θ₁ and, after 2, 4, 8, … snapshots,
+    from the average so far. Memory: 8 bytes a parameter from
     the first snapshot on. `swag.Collector` has the equal average with its variance; this is for those who
     need no variance, or another rule. It keeps no reference to the model.
 
@@ -121,11 +122,13 @@ class RunningAverage:
 
         Raises:
             InputError: a name is missing, a shape differs, or a weight is NaN or infinite (named; on an
-                accelerator at the next call). The average is then unchanged.
+                accelerator at the next call), or the rule gives a share outside [0, 1]. The average is then
+                unchanged.
         """
         tensors = self.layout.tensors(model)
+        share = checked_share(self.rule, self.n_collected + 1)
         keep = self._finite.look(tensors, self.layout.names, self._uncount)
-        self._mean.take(tensors, self.rule.share(self._mean.n + 1), keep)
+        self._mean.take(tensors, share, keep)
 
     def swa(self) -> PointMass:
         """The average as a posterior, for `swag.Ensemble`.

@@ -30,6 +30,11 @@ class EveryStep:
     def __init__(self, schedule: Any) -> None:
         self.schedule = schedule
 
+    def begin(self, n_steps: int | None) -> None:
+        """Says how many steps the coming epoch has, where that is known; before its first one."""
+        if isinstance(self.schedule, Schedule) and n_steps is not None:
+            self.schedule.stepped(n_steps)
+
     def move_to(self, position: Fraction) -> None:
         """Sets the rates for what follows after `position` epochs."""
         if isinstance(self.schedule, Schedule):

@@ -26,6 +26,7 @@ from swag.training.every_step import EveryStep
 from swag.training.loop import Loop
 from swag.training.objective import Loss, Objective, Target, feed, second
 from swag.training.points import Points, exact
+from swag.training.resuming import settings_kept, settings_of
 from swag.training.settings import (
     MakeOptimizer,
     checked_callbacks,
@@ -177,33 +178,30 @@ def fge(
         model.to(device)
     chosen = optimizer_for(model, optimizer)
     snapshots = Snapshots(model, select=select)
-    loop = Loop(
-        model,
-        train_loader,
-        objective,
-        Steps(
-            chosen,
-            EveryStep(fge_triangle(chosen, lr_max=lr_max, lr_min=lr_min, cycle=cycle)),
-            grad_scaler,
-            accumulate,
-            clip_norm,
-        ),
-        store=snapshots,
-        when=Points(first=every / 2, every=every, most=n_snapshots),
-        epochs=epochs,
-        validation=validation,
-        callbacks=callbacks,
-    )
-    settings = {
-        "method": "fge",
-        "lr_max": lr_max,
-        "lr_min": lr_min,
-        "cycle": str(every),
-        "n_snapshots": n_snapshots,
-        "accumulate": accumulate,
-        "batches": n_batches,
-        "optimizer": type(chosen).__name__,
-    }
+    with settings_kept(chosen):
+        schedule = EveryStep(fge_triangle(chosen, lr_max=lr_max, lr_min=lr_min, cycle=cycle))
+        loop = Loop(
+            model,
+            train_loader,
+            objective,
+            Steps(chosen, schedule, grad_scaler, accumulate, clip_norm),
+            store=snapshots,
+            when=Points(first=every / 2, every=every, most=n_snapshots),
+            epochs=epochs,
+            validation=validation,
+            callbacks=callbacks,
+        )
+        settings = {
+            "method": "fge",
+            "lr_max": lr_max,
+            "lr_min": lr_min,
+            "cycle": str(every),
+            "n_snapshots": n_snapshots,
+            "batches": n_batches,
+            **settings_of(loop.steps, autocast),
+        }
+        file = None if checkpoint is None else CheckpointFile(checkpoint, settings)
+        loop.begin(file)
     with train_mode(model):
-        loop.run(None if checkpoint is None else CheckpointFile(checkpoint, settings), checkpoint_every)
+        loop.run(file, checkpoint_every)
     return FGE(model, snapshots, loop.history, train_loader, forward)

@@ -203,7 +203,8 @@ def _params(groups: Groups) -> list[list[Tensor]]:
 def _flat(mean: ShiftedMean, params: Sequence[Tensor]) -> Tensor:
     with torch.no_grad():
         dtype, device = mean.layout.statistics_dtype, mean.device
-        return torch.cat([p.detach().reshape(-1).to(device, dtype) for p in params])
+        parts = [p.detach().reshape(-1).to(device, dtype) for p in params]
+        return torch.cat(parts) if parts else torch.empty(0, dtype=dtype, device=device)
 
 
 def _write_(layout: Layout, params: Sequence[Tensor], theta: Tensor) -> None:

@@ -15,21 +15,24 @@ from torch import nn
 from swag.batches import device_of, length
 from swag.errors import InputError
 from swag.progress import track
-from swag.training.callbacks import Callback, Epoch
+from swag.training.callbacks import Callback, Epoch, Step, StepCallback, Stop
 from swag.training.checkpoint_files import CheckpointFile
 from swag.training.every_step import EveryStep
 from swag.training.losses import DivergedError, EpochLosses
-from swag.training.model_state import check_model_state, first_bad_name, load_model_state_, model_state
+from swag.training.model_state import (
+    check_model_state,
+    first_bad_name,
+    infinite_from_the_start,
+    load_model_state_,
+    model_state,
+)
 from swag.training.objective import Objective
 from swag.training.points import When
-from swag.training.random_states import (
-    loader_states,
-    put_loader_states_,
-    put_random_states_,
-    random_states,
-    tell_epoch,
-)
+from swag.training.random_states import put_random_states_, random_states, tell_epoch
+from swag.training.resuming import changed_settings, parts_of, put_parts_
+from swag.training.settings import modes_kept
 from swag.training.snapshots import Store
+from swag.training.statistics import StatisticsAside
 from swag.training.steps import Steps
 
 _log = logging.getLogger(__name__)
@@ -70,83 +73,95 @@ class Loop:
         self.history: list[dict[str, Any]] = []
         self._epoch, self._step = 0, 0
         self._position = Fraction(0)
+        self._stop: str | None = None
         self._device = device_of(model)
         self._loaders = [loader] if validation is None else [loader, validation]
+        self._meant = infinite_from_the_start(model)
+        self._statistics = StatisticsAside(model, self._device)
+        self._after_steps = [callback for callback in self.callbacks if isinstance(callback, StepCallback)]
+
+    def begin(self, checkpoint: CheckpointFile | None) -> None:
+        """Goes to where the checkpoint was written, where there is one; otherwise writes it.
+
+        Raises:
+            InputError: it belongs to another run; nothing was changed.
+            FileError: it cannot be read or written.
+        """
+        if checkpoint is None:
+            return
+        state = checkpoint.read()
+        if state is None:
+            checkpoint.write(self.state_dict())  # what cannot be written shows before the first epoch
+            return
+        differences = changed_settings(self.steps, state)
+        self.load_state_dict(state)
+        for text in differences:
+            _log.warning("%s: %s; the checkpoint's wins", checkpoint.path, text)
+        _log.info("%s: goes on after epoch %d of %d", checkpoint.path, self._epoch, self.epochs)
 
     def run(self, checkpoint: CheckpointFile | None = None, checkpoint_every: int = 1) -> None:
-        """Trains to the end; from where the checkpoint was written, where there is one.
+        """Trains to the end, or until a callback says `Stop`.
 
         Raises:
             DivergedError: the loss is NaN or infinite; the checkpoint is still the last good one.
         """
-        state = checkpoint.read() if checkpoint is not None else None
-        if checkpoint is not None and state is not None:
-            self.load_state_dict(state)
-            _log.info("%s: goes on after epoch %d of %d", checkpoint.path, self._epoch, self.epochs)
-        elif checkpoint is not None:
-            checkpoint.write(self.state_dict())  # what cannot be written shows before the first epoch
-        while self._epoch < self.epochs:
+        while self._epoch < self.epochs and self._stop is None:
             try:
                 self._run_epoch()
             except DivergedError as error:
                 if checkpoint is not None:
                     error.add_note(f"{checkpoint.path} still holds the last good state.")
+                self.steps.optimizer.zero_grad(set_to_none=True)
                 raise
-            if checkpoint is not None and (self._epoch % checkpoint_every == 0 or self._epoch == self.epochs):
+            last = self._epoch == self.epochs or self._stop is not None
+            if checkpoint is not None and (self._epoch % checkpoint_every == 0 or last):
                 checkpoint.write(self.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
         """All that the rest of the run depends on: tensors, and plain data."""
-        steps = self.steps
         return {
             "epoch": self._epoch,
             "step": self._step,
             "model": model_state(self.model),
-            "optimizer": steps.optimizer.state_dict(),
-            "schedule": None if steps.schedule is None else dict(steps.schedule.state_dict()),
-            "scaler": None if steps.scaler is None else steps.scaler.state_dict(),
+            **parts_of(self.steps, self._loaders),
             "store": self.store.state_dict(),
             "random": random_states(self._device),
-            "loaders": loader_states(self._loaders),
             "callbacks": [_state_of(callback) for callback in self.callbacks],
             "history": copy.deepcopy(self.history),
+            "stopped": self._stop,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes over `state_dict()` of a run that was set up in the same way.
 
         Raises:
-            InputError: it belongs to another model, optimizer or number of callbacks.
+            InputError: it belongs to another model, optimizer or number of callbacks; nothing was changed.
         """
-        steps = self.steps
         check_model_state(self.model, state["model"])
         if len(state["callbacks"]) != len(self.callbacks):
             raise InputError(
                 f"callbacks: got {len(self.callbacks)}, the checkpoint was written with "
                 f"{len(state['callbacks'])}; pass the same ones in the same order"
             )
-        self.store.load_state_dict(state["store"])
+        before = {"store": self.store.state_dict(), **parts_of(self.steps, self._loaders)}
+        before["callbacks"] = copy.deepcopy([_state_of(callback) for callback in self.callbacks])
         try:
-            if steps.schedule is not None and state["schedule"] is not None:
-                steps.schedule.load_state_dict(copy.deepcopy(state["schedule"]))
-            # After the schedule, which may set rates; copied, since optimizers go on with the tensors given.
-            steps.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
-            if steps.scaler is not None and state["scaler"] is not None:
-                steps.scaler.load_state_dict(state["scaler"])
-            put_loader_states_(self._loaders, state["loaders"])
-        except (LookupError, TypeError, ValueError) as error:
-            raise InputError(
-                f"checkpoint: does not fit this optimizer, schedule or loader ({error}); set them up as in "
-                "the run that wrote it"
-            ) from error
+            self._put_parts(state)
+        except Exception:
+            self._put_parts(before)
+            raise
         load_model_state_(self.model, state["model"])
+        self.history = copy.deepcopy(state["history"])
+        self._epoch, self._step, self._stop = state["epoch"], state["step"], state.get("stopped")
+        self._position = Fraction(self._epoch)
+        put_random_states_(state["random"], self._device)
+
+    def _put_parts(self, state: Mapping[str, Any]) -> None:
+        self.store.load_state_dict(state["store"])
+        put_parts_(self.steps, self._loaders, state)
         for callback, own in zip(self.callbacks, state["callbacks"], strict=True):
             if own is not None:
                 callback.load_state_dict(own)  # type: ignore[attr-defined]
-        self.history = copy.deepcopy(state["history"])
-        self._epoch, self._step = state["epoch"], state["step"]
-        self._position = Fraction(self._epoch)
-        put_random_states_(state["random"], self._device)
 
     def _run_epoch(self) -> None:
         number = self._epoch + 1
@@ -155,9 +170,18 @@ class Loop:
         n_steps = None if n is None else -(-n // self.steps.accumulate)
         tell_epoch(self.loader, self._epoch)
         batches = track(self.loader, f"epoch {number}/{self.epochs}", total=n)
+        if isinstance(self.steps.schedule, EveryStep):
+            self.steps.schedule.begin(n_steps)
         for index, group in enumerate(_groups(batches, self.steps.accumulate), start=1):
-            self.steps.take(self.model, self.objective, group, losses, self._step + 1)
+            self._statistics.keep()
+            try:
+                self.steps.take(self.model, self.objective, group, losses, self._step + 1)
+            except DivergedError:
+                self._statistics.put_back()
+                raise
             self._step += 1
+            if self._after_steps:
+                self._tell_step(number, index, n_steps)
             # The last step of an epoch is counted below: a loader's length is a promise, not always kept.
             if n_steps is not None and index < n_steps:
                 self._move_to(self._epoch + Fraction(index, n_steps), losses)
@@ -168,10 +192,21 @@ class Loop:
             )
         self._check_weights(number)  # or the checkpoint would be the first of the bad ones
         self._epoch = number
+        rates = tuple(float(group["lr"]) for group in self.steps.optimizer.param_groups)
         self._move_to(Fraction(number), losses)
         if self.steps.schedule is not None and not isinstance(self.steps.schedule, EveryStep):
             self.steps.schedule.step()
-        self._report(mean)
+        self._report(mean, rates)
+
+    def _tell_step(self, number: int, index: int, n_steps: int | None) -> None:
+        part = 0.0 if n_steps is None else min(1.0, index / n_steps)
+        step = Step(self._step, self._epoch + part, self.model, self.steps.optimizer)
+        try:
+            for callback in self._after_steps:
+                callback.after_step(step)
+        except InputError:
+            self._check_weights(number)  # says more than an average that refuses them
+            raise
 
     def _move_to(self, position: Fraction, losses: EpochLosses) -> None:
         """Takes a snapshot where one became due on the way, and sets the rates for what follows."""
@@ -185,7 +220,7 @@ class Loop:
 
     def _check_weights(self, number: int) -> None:
         """Raises DivergedError where the last step made a weight NaN or infinite."""
-        name = first_bad_name(self.model)
+        name = first_bad_name(self.model, self._meant)
         if name is not None:
             raise DivergedError(
                 f"model: '{name}' holds NaN or infinite values after step {self._step} (epoch {number}); "
@@ -195,7 +230,7 @@ class Loop:
                 loss=math.nan,
             )
 
-    def _report(self, loss: float) -> None:
+    def _report(self, loss: float, rates: tuple[float, ...]) -> None:
         validation_loss = None
         if self.validation is not None:
             validation_loss = self.objective.mean_over(self.model, self.validation)
@@ -205,15 +240,19 @@ class Loop:
             step=self._step,
             loss=loss,
             validation_loss=validation_loss,
-            rates=tuple(float(group["lr"]) for group in self.steps.optimizer.param_groups),
+            rates=rates,
             n_collected=self.store.n_collected,
             model=self.model,
             optimizer=self.steps.optimizer,
         )
         self.history.append(epoch.row())
         _log.info("epoch %d of %d: loss %.4g, %d snapshots", epoch.number, epoch.of, loss, epoch.n_collected)
-        for callback in self.callbacks:
-            callback(epoch)
+        with modes_kept(self.model):
+            answers = [callback(epoch) for callback in self.callbacks]  # all are told, whoever says stop
+        for answer in answers:
+            if isinstance(answer, Stop) or answer is Stop:
+                self._stop = answer.reason if isinstance(answer, Stop) else Stop().reason
+                _log.info("stops after epoch %d of %d: %s", epoch.number, epoch.of, self._stop)
 
 
 def _groups(batches: Iterator[Any], size: int) -> Iterator[list[Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -36,11 +36,33 @@ def check_model_state(model: nn.Module, state: Mapping[str, Any]) -> None:
             )
 
 
-def first_bad_name(model: nn.Module) -> str | None:
-    """The plain name of the first parameter or buffer that holds a NaN or an infinity; None for none."""
-    named = [(n, v) for n, v in model_state(model).items() if isinstance(v, Tensor) and v.is_floating_point()]
+def infinite_from_the_start(model: nn.Module) -> frozenset[str]:
+    """The plain names of buffers and frozen parameters that hold a NaN or an infinity, before training.
+
+    They are meant to: attention masks hold −inf.
+    """
+    trainable = {clean_name(n) for n, p in unwrap(model).named_parameters() if p.requires_grad}
+    named = {n: v for n, v in _floating(model).items() if n not in trainable}
+    if all_finite(named.values()):
+        return frozenset()
+    return frozenset(name for name, value in named.items() if not all_finite([value]))
+
+
+def first_bad_name(model: nn.Module, ignored: Collection[str] = ()) -> str | None:
+    """The plain name of the first parameter or buffer that holds a NaN or an infinity; None for none.
+
+    Args:
+        model: looked at as it is.
+        ignored: plain names that are not looked at, such as those of `infinite_from_the_start`.
+    """
+    named = [(name, value) for name, value in _floating(model).items() if name not in ignored]
     index = None if all_finite(v for _, v in named) else first_non_finite([v for _, v in named])
     return None if index is None else named[index][0]
+
+
+def _floating(model: nn.Module) -> dict[str, Tensor]:
+    state = model_state(model)
+    return {n: v for n, v in state.items() if isinstance(v, Tensor) and v.is_floating_point()}
 
 
 def _shape(shape: torch.Size | None) -> str:

@@ -36,6 +36,11 @@ class Objective:
 
     def __post_init__(self) -> None:
         for name in ("loss", "forward", "target"):
+            given = getattr(self, name)
+            if isinstance(given, type) and issubclass(given, nn.Module):
+                raise InputError(
+                    f"{name}: got the class {given.__name__}; pass an instance, {given.__name__}()"
+                )
             if not callable(getattr(self, name)):
                 raise InputError(
                     f"{name}: got a {type(getattr(self, name)).__name__}; pass a function, such as "

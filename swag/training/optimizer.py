@@ -33,8 +33,9 @@ class SWAOptimizer(Optimizer):
     whatever a scheduler sets. Manual mode, without them: `update_swa()` when the user wants, any scheduler.
 
     The average is equal, in float32 or better, shifted by its first snapshot; 8 bytes a parameter from then
-    on. Parameter groups and state are those of `base` itself, so schedulers and GradScaler may hold either
-    of the two; under a GradScaler a step that was skipped does not count.
+    on. Parameter groups and state are those of `base` itself, so schedulers may hold either of the two. A
+    GradScaler must get this wrapper, for `unscale_` and `step` alike: it keeps books on each optimizer, and a
+    step of the base would not be averaged. A step that it skips does not count.
 
     Args:
         base: the optimizer that takes the steps.
@@ -82,6 +83,11 @@ class SWAOptimizer(Optimizer):
     @property
     def base(self) -> Optimizer:
         """The optimizer that takes the steps."""
+        return self._base
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The same under torchcontrib's name."""
         return self._base
 
     @property
@@ -236,8 +242,22 @@ class SWAOptimizer(Optimizer):
         return PointMass(theta, layout=layout)
 
     @staticmethod
-    def bn_update(loader: Iterable[Any], model: nn.Module, *, forward: Forward | None = None) -> None:
-        """`swag.refresh_batchnorm_(model, loader)`: exact statistics, where torchcontrib's drifted."""
+    def bn_update(
+        loader: Iterable[Any],
+        model: nn.Module,
+        device: torch.device | str | None = None,
+        *,
+        forward: Forward | None = None,
+    ) -> None:
+        """`swag.refresh_batchnorm_(model, loader)`: exact statistics, where torchcontrib's drifted.
+
+        Args:
+            loader: training batches.
+            model: gets the statistics.
+            device: torchcontrib's argument; without effect, since batches go to the model's device by
+                themselves.
+            forward: how a batch is fed to the model.
+        """
         refresh_batchnorm_(model, loader, forward=forward)
 
     def zero_grad(self, set_to_none: bool = True) -> None:

@@ -74,7 +74,8 @@ def check_rate(swa_lr: Rate | None, schedule: Any) -> None:
 
 def rates_of_the_paper(optimizer: torch.optim.Optimizer, start: int, swa_lr: Rate | None) -> Any:
     """The SWA paper's schedule; a constant rate where averaging begins at once."""
-    own = [float(group["lr"]) for group in optimizer.param_groups]
+    # Where a schedule has been at work before, its starting rates: every torch scheduler goes by them.
+    own = [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
     if start == 0:
         return constant(optimizer, lr=own if swa_lr is None else swa_lr)
     return swa_paper(

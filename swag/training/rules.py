@@ -99,6 +99,20 @@ class DebiasedEMA:
         return (1 - self.decay) / (1 - self.decay**n)
 
 
+def checked_share(rule: Rule, n: int) -> float:
+    """`rule.share(n)`, which in a rule of the user's own may be anything.
+
+    Raises:
+        InputError: no number from 0 to 1, where it matters: the first snapshot is the average.
+    """
+    if n == 1:
+        return 1.0
+    share = rule.share(n)
+    if not isinstance(share, Real) or isinstance(share, bool) or not 0.0 <= share <= 1.0:
+        raise InputError(f"rule: {rule!r:.80} gave the share {share!r:.80} for n={n}; return one in (0, 1]")
+    return float(share)
+
+
 RULES: dict[str, type[Rule]] = {rule.name: rule for rule in (Equal, EMA, DebiasedEMA)}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from swag.batches import check_loader
+from swag.batches import check_loader, is_iterator
 from swag.errors import InputError
 from swag.training.callbacks import Callback
 from swag.training.every_step import EveryStep
@@ -36,7 +36,7 @@ def whole(name: str, value: object, least: int = 1) -> int:
 def rereadable(loader: Iterable[Any], epochs: int) -> None:
     """Raises InputError for what cannot be read once an epoch."""
     check_loader("train_loader", loader)
-    if epochs > 1 and iter(loader) is loader:
+    if epochs > 1 and is_iterator(loader):
         raise InputError(
             "train_loader: is an iterator, which can be read once; pass a DataLoader or a list of batches"
         )
@@ -95,7 +95,8 @@ def schedule_for(optimizer: torch.optim.Optimizer, schedule: Any) -> Any:
     """The schedule that was meant: an instance over this optimizer, or what a factory makes of it.
 
     Raises:
-        InputError: neither, or one that belongs to another optimizer or wants a metric.
+        InputError: neither, or one that wants a metric or belongs to another optimizer (one inside an
+            `SWAOptimizer` is no other).
     """
     made = schedule
     if isinstance(made, type) or not (hasattr(made, "step") or isinstance(made, EveryStep)):
@@ -110,9 +111,24 @@ def schedule_for(optimizer: torch.optim.Optimizer, schedule: Any) -> Any:
     bare = made.schedule if isinstance(made, EveryStep) else made
     if isinstance(bare, torch.optim.lr_scheduler.ReduceLROnPlateau):
         raise InputError("schedule: ReduceLROnPlateau wants a metric; step it yourself in a callback")
-    if getattr(bare, "optimizer", optimizer) is not optimizer:
+    owner = getattr(bare, "optimizer", optimizer)
+    if owner is not optimizer and owner is not getattr(optimizer, "base", optimizer):
         raise InputError("schedule: belongs to another optimizer; pass a function that makes it from one")
     return made
+
+
+@contextmanager
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Around code of the user's that may evaluate the model: training goes on in the modes it was in.
+
+    Layers that were frozen stay frozen, though model.eval() and model.train() were called. Layers that the
+    code freezes (`layer.eval()`, the model itself in train mode) are meant to be: they stay so.
+    """
+    before = [(module, module.training) for module in model.modules()]
+    yield
+    freezing = model.training
+    for module, training in before:
+        module.training = training and (module.training or not freezing)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The memory behind an average: θ̄ as θ₁ plus a mean offset, in float32 or better."""
+"""The memory behind an average: θ̄ as an origin plus a mean offset, in float32 or better."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from swag.moments import all_finite
 from swag.parameters import Layout
 from swag.staging import Staging
 
+_AT_ONCE = 1 << 20
+
 
 def accumulate_mean_(
     x: Tensor, origin: Tensor, offset: Tensor, scratch: Tensor, share: float, keep: Tensor | None = None
@@ -21,7 +23,7 @@ def accumulate_mean_(
 
     Args:
         x: (m,) the new values, any floating dtype.
-        origin: (m,) θ₁.
+        origin: (m,) the origin.
         offset: (m,) m, updated.
         scratch: (m,) overwritten; of the statistics dtype.
         share: of the new values in the mean.
@@ -34,9 +36,23 @@ def accumulate_mean_(
     offset.lerp_(scratch, share)
 
 
+def recentre_(origin: Tensor, offset: Tensor) -> None:
+    """Moves the origin to θ̄ and leaves in the offset what rounding took: their sum is exactly what it was.
+
+    An average that forgets θ₁ would otherwise be rounded for ever to what θ₁'s size allows.
+    """
+    for o, m in zip(origin.split(_AT_ONCE), offset.split(_AT_ONCE), strict=True):
+        total = o + m
+        moved = total - o
+        m.copy_((o - (total - moved)) + (m - moved))  # Knuth's sum of two without error
+        o.copy_(total)
+
+
 @final
 class ShiftedMean:
-    """θ̄ (D,) of snapshots that come as lists of tensors.
+    """θ̄ (D,) of snapshots that come as lists of tensors, as origin + offset.
+
+    The origin is θ₁, and after 2, 4, 8, … snapshots the average so far.
 
     Args:
         layout: names, shapes and order of the tensors.
@@ -56,6 +72,8 @@ class ShiftedMean:
     def take(self, tensors: Sequence[Tensor], share: float, keep: Tensor | None = None) -> None:
         """Takes a snapshot in; the first one is the mean, whatever its share."""
         origin, offset, scratch = self._allocated()
+        if self.n > 1 and self.n & (self.n - 1) == 0:
+            recentre_(origin, offset)
         self._staging.fresh()
         for start, stop, x in self._staging.pieces([tensor.detach() for tensor in tensors]):
             at = slice(start, stop)

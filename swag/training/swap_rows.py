@@ -80,6 +80,23 @@ def small_batches(n_rows: int, size: int, seed: int) -> BatchSampler:
     return BatchSampler(sampler, size, drop_last=n_rows > size and n_rows % size == 1)
 
 
+@final
+class Counted:
+    """A loader whose length is that of the list of batches it was told to read.
+
+    `train` steps an `EveryStep` schedule within epochs only where it knows their length.
+    """
+
+    def __init__(self, loader: Iterable[Any], batches: BatchSampler) -> None:
+        self._loader, self.batch_sampler = loader, batches
+
+    def __len__(self) -> int:
+        return len(self.batch_sampler)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._loader)
+
+
 def in_order(n_rows: int, size: int) -> list[list[int]]:
     """All rows, in their own order."""
     return [piece.tolist() for piece in torch.arange(n_rows, device="cpu").split(size)]

@@ -8,6 +8,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from typing import Any, final
 
 import numpy as np
@@ -79,32 +80,30 @@ class Together:
         step, n_steps = 0, len(pieces[0])
         for number in range(1, phase.max_epochs + 1):
             losses, right = EpochLosses(number), 0
+            if isinstance(schedule, EveryStep):
+                schedule.begin(n_steps)
             iterators = []
             for worker, own, loader in zip(mine, pieces, loaders, strict=True):
                 own.set_epoch(number - 1)
-                self._seed(model, worker, number, 0)
+                self._seed(model, worker, (number, 0))
                 iterators.append(iter(loader))
             for index in track(range(n_steps), f"large batch, epoch {number}", total=n_steps):
                 step += 1
                 in_all = pieces[0].rows_in(index)
-                gradient.clear_()
-                for worker, replica, iterator in zip(mine, replicas, iterators, strict=True):
-                    self._seed(model, worker, number, index + 1)
-                    gradient.add_(*self._piece(replica, iterator, in_all))
-                self.workers.total_(gradient.buffer)
+                self._differentiate(gradient, replicas, iterators, in_all, (number, index + 1))
                 losses.add(step, gradient.loss, in_all)
                 right = right + gradient.n_right
-                gradient.write_()
                 if self.clip_norm is not None:
                     nn.utils.clip_grad_norm_(model.parameters(), self.clip_norm)
                 optimizer.step()
+                rates = tuple(float(group["lr"]) for group in optimizer.param_groups)
                 if isinstance(schedule, EveryStep):
                     schedule.move_to(number - 1 + Fraction(index + 1, n_steps))
             if schedule is not None and not isinstance(schedule, EveryStep):
                 schedule.step()
             mean = losses.mean
-            _check_weights(model, number, step)
-            rates = tuple(float(group["lr"]) for group in optimizer.param_groups)
+            # Parameters are everyone's, buffers a worker's own: one may be bad where the others are not.
+            self.workers.alike("model", partial(_check_weights, replicas, number, step), lambda _: [])
             accuracy = float(right) / losses.n_rows
             history.append(
                 {
@@ -132,6 +131,22 @@ class Together:
             )
         return replicas, history
 
+    def _differentiate(
+        self,
+        gradient: _Gradient,
+        replicas: list[nn.Module],
+        iterators: list[Iterator[Any]],
+        in_all: int,
+        at: tuple[int, int],
+    ) -> None:
+        """The gradient of a large batch of `in_all` rows, from all workers, put where the optimizer looks."""
+        gradient.clear_()
+        for worker, replica, iterator in zip(self.workers.mine, replicas, iterators, strict=True):
+            self._seed(replica, worker, at)
+            gradient.add_(*self._piece(replica, iterator, in_all))
+        self.workers.total_(gradient.buffer)
+        gradient.write_()
+
     def _piece(
         self, model: nn.Module, batches: Iterator[Any], in_all: int
     ) -> tuple[nn.Module, Tensor, Tensor]:
@@ -155,9 +170,9 @@ class Together:
         value.backward()  # type: ignore[no-untyped-call]
         return model, value.detach(), counted[0]
 
-    def _seed(self, model: nn.Module, worker: int, epoch: int, step: int) -> None:
-        """Starts the global generators anew from numbers alone, so that workers can take turns."""
-        seed, device = seed_for(self.seed, TOGETHER, worker, epoch, step), device_of(model)
+    def _seed(self, model: nn.Module, worker: int, at: tuple[int, int]) -> None:
+        """Starts the global generators anew for (epoch, step), so that workers can take turns."""
+        seed, device = seed_for(self.seed, TOGETHER, worker, *at), device_of(model)
         torch.random.default_generator.manual_seed(seed)
         if device.type != "cpu":
             torch.get_device_module(device).manual_seed(seed)
@@ -167,17 +182,24 @@ class Together:
 
 @final
 class _Gradient:
-    """A large batch's gradient as one vector, its loss and right answers at the end: one message a step."""
+    """A large batch's gradient as one vector, with what else the workers must know: one message a step.
+
+    [gradient (D,), for each parameter how many workers used it, loss, right answers]
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         wide = any(parameter.dtype == torch.float64 for parameter in self._parameters)
-        n = sum(parameter.numel() for parameter in self._parameters)
+        sizes = [parameter.numel() for parameter in self._parameters]
         self.buffer = torch.zeros(
-            n + 2, dtype=torch.float64 if wide else torch.float32, device=self._parameters[0].device
+            sum(sizes) + len(sizes) + 2,
+            dtype=torch.float64 if wide else torch.float32,
+            device=self._parameters[0].device,
         )
-        parts = self.buffer[:n].split([parameter.numel() for parameter in self._parameters])
+        parts = self.buffer[: sum(sizes)].split(sizes)
         self._views = [part.view(p.shape) for part, p in zip(parts, self._parameters, strict=True)]
+        self._used = self.buffer[sum(sizes) : -2]
+        self._missed: set[int] = set()
 
     @property
     def loss(self) -> Tensor:
@@ -189,24 +211,31 @@ class _Gradient:
 
     def clear_(self) -> None:
         self.buffer.zero_()
+        self._missed.clear()
 
     def add_(self, model: nn.Module, loss: Tensor, n_right: Tensor) -> None:
         """Takes in what a worker's backward pass has left at the parameters."""
+        self._used += 1
         grads = [parameter.grad for parameter in model.parameters() if parameter.requires_grad]
-        used = [(view, grad) for view, grad in zip(self._views, grads, strict=True) if grad is not None]
-        for view, grad in used:
-            view.add_(grad)
+        for index, (view, grad) in enumerate(zip(self._views, grads, strict=True)):
+            if grad is not None:
+                view.add_(grad)
+            else:
+                self._used[index] -= 1
+                self._missed.add(index)
         self.buffer[-2] += loss
         self.buffer[-1] += n_right
 
     def write_(self) -> None:
-        """Puts the sums where the optimizer looks."""
-        for parameter, view in zip(self._parameters, self._views, strict=True):
-            parameter.grad = view.to(parameter.dtype)
+        """Puts the sums where the optimizer looks; nothing for a parameter that no worker used."""
+        for index, (parameter, view) in enumerate(zip(self._parameters, self._views, strict=True)):
+            # Only what was missed here can have been missed by all: the others need no look at the device.
+            unused = index in self._missed and not self._used[index]
+            parameter.grad = None if unused else view.to(parameter.dtype)
 
 
-def _check_weights(model: nn.Module, epoch: int, step: int) -> None:
-    name = first_bad_name(model)
+def _check_weights(models: list[nn.Module], epoch: int, step: int) -> None:
+    name = next((name for model in models if (name := first_bad_name(model)) is not None), None)
     if name is not None:
         raise DivergedError(
             f"model: '{name}' holds NaN or infinite values after step {step} of the large batches (epoch "

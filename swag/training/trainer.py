@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Sequence
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -20,6 +22,7 @@ from swag.training.loop import Loop
 from swag.training.objective import Loss, Objective, Target, feed, second
 from swag.training.plan import check_rate, points_for, rates_of_the_paper, start_of, where_scheduled
 from swag.training.result import Trained
+from swag.training.resuming import settings_kept, settings_of
 from swag.training.settings import (
     MakeOptimizer,
     MakeSchedule,
@@ -31,6 +34,8 @@ from swag.training.settings import (
     whole,
 )
 from swag.training.steps import Steps
+
+_log = logging.getLogger(__name__)
 
 
 def train(
@@ -69,7 +74,9 @@ def train(
     stopped, with everything built anew as it was: weights, buffers, optimizer, schedule, scaler, snapshots,
     callbacks with a state, and the generators of torch, Python, NumPy, the loaders, their samplers and data
     sets. What it cannot know: generators inside worker processes that live longer than an epoch
-    (`persistent_workers=True` with random augmentation).
+    (`persistent_workers=True` with random augmentation). The optimizer's and the schedule's own numbers
+    (rates, momentum, …) come from the checkpoint; where others were given, a warning says so. The other
+    settings of a run must be the same.
 
     Args:
         model: any module; afterwards it has the weights of the last step, and the modes it came with.
@@ -78,7 +85,8 @@ def train(
         epochs: E, the whole run.
         swa_start: the fraction of the epochs before averaging begins; 0 ≤ swa_start < 1.
         swa_lr: the constant rate of the averaging, one number or one a parameter group; None for half of
-            each group's own rate, or for that rate itself where s is 0.
+            each group's own rate, or for that rate itself where s is 0. Its own rate is the one an optimizer
+            started with ("initial_lr"), where it was moved by a schedule before.
         rank: K, the deviations kept.
         optimizer: an optimizer, or a function from a list of parameters to one; None for SGD with rate 0.05,
             momentum 0.9 and weight decay 5e-4.
@@ -91,7 +99,8 @@ def train(
         grad_scaler: `torch.amp.GradScaler()` for float16.
         clip_norm: the largest gradient norm.
         validation: held-out batches; their loss is computed after every epoch.
-        callbacks: called with an `Epoch` after every epoch.
+        callbacks: called with an `Epoch` after every epoch; one that returns `Stop()` ends the training. See
+            `Callback`, and `CollectInto` for a second average, after every step if wanted.
         checkpoint: a file to resume from, written whole at the start and after epochs.
         checkpoint_every: epochs between two writings; the last is always written.
         device: where to train; None for where the model is.
@@ -105,7 +114,8 @@ def train(
     Raises:
         InputError: an argument cannot be used, or the checkpoint belongs to another run; nothing was changed.
         DivergedError: the loss, or a weight, is NaN or infinite; says at which step. The last good checkpoint
-            stays. On the CPU the model is as before the step of the bad loss, elsewhere up to 64 later.
+            stays. On the CPU weights and batch-norm statistics are as before the step of the bad loss;
+            elsewhere up to 64 steps later, and the statistics have seen the bad batch. Gradients are cleared.
         FileError: the checkpoint is damaged, or cannot be written.
 
     Source: Izmailov et al. 2018 (SWA), Maddox et al. 2019 (SWAG), arXiv:1902.02476.
@@ -138,35 +148,44 @@ def train(
         model.to(device)
     chosen = optimizer_for(model, optimizer)
     collector = Collector(model, rank, select=select)
-    if schedule is not None:
-        schedule = schedule_for(chosen, schedule)
-    else:
-        schedule = rates_of_the_paper(chosen, start, swa_lr)
-    when = points if points is not None else where_scheduled(schedule, start)
-    loop = Loop(
-        model,
-        train_loader,
-        objective,
-        Steps(chosen, schedule, grad_scaler, accumulate, clip_norm),
-        store=collector,
-        when=when,
-        epochs=epochs,
-        validation=validation,
-        callbacks=callbacks,
-    )
-    settings = {
-        "method": "train",
-        "epochs": epochs,
-        "swa_start": start,
-        "swa_lr": list(swa_lr) if isinstance(swa_lr, Sequence) else swa_lr,
-        "collect_every": None if points is None else str(points.every),
-        "accumulate": accumulate,
-        "batches": length(train_loader),
-        "optimizer": type(chosen).__name__,
-        "schedule": type(schedule).__name__,
-    }
+    with settings_kept(chosen):
+        if schedule is not None:
+            schedule = schedule_for(chosen, schedule)
+        else:
+            schedule = rates_of_the_paper(chosen, start, swa_lr)
+        loop = Loop(
+            model,
+            train_loader,
+            objective,
+            Steps(chosen, schedule, grad_scaler, accumulate, clip_norm),
+            store=collector,
+            when=points if points is not None else where_scheduled(schedule, start),
+            epochs=epochs,
+            validation=validation,
+            callbacks=callbacks,
+        )
+        settings = {
+            "method": "train",
+            "epochs": epochs,
+            "swa_start": start,
+            "swa_lr": list(swa_lr) if isinstance(swa_lr, Sequence) else swa_lr,
+            "collect_every": None if points is None else str(points.every),
+            "batches": length(train_loader),
+            "schedule": type(schedule).__name__,
+            **settings_of(loop.steps, autocast),
+        }
+        file = None if checkpoint is None else CheckpointFile(checkpoint, settings)
+        loop.begin(file)
+    if points is not None and points.passed(Fraction(epochs)) == 1:
+        _log.warning(
+            "train: one snapshot alone will be collected in %d epochs, which is no average and no posterior: "
+            "train longer, start earlier (swa_start=%r), or collect more often (collect_every=%r)",
+            epochs,
+            swa_start,
+            collect_every,
+        )
     with train_mode(model):
-        loop.run(None if checkpoint is None else CheckpointFile(checkpoint, settings), checkpoint_every)
+        loop.run(file, checkpoint_every)
     return Trained(model, collector, loop.history, train_loader, forward)
 
 

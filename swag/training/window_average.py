@@ -23,9 +23,9 @@ from swag.training.finiteness import check_finite_now
 class WindowAverage:
     r"""The equal average of the last k snapshots: old ones are forgotten at once, not little by little.
 
-        θ̄ = θ₁ + (1/m) Σ (θ_i − θ₁) over the last m = min(n, k) snapshots
+        θ̄ = θ_o + (1/m) Σ (θ_i − θ_o) over the last m = min(n, k) snapshots, o the oldest of them
 
-    summed anew at each read, so that no rounding gathers. Memory: 4·(k + 1) bytes a parameter.
+    summed anew at each read, so that no rounding gathers. Memory: 4·k bytes a parameter.
 
     Args:
         model: gives names, shapes and the parameters to follow.
@@ -59,7 +59,6 @@ class WindowAverage:
         self.k = int(k)
         self._device = torch.device(device) if device is not None else self.layout.tensors(model)[0].device
         self._n = 0
-        self._origin: Tensor | None = None
         self._ring: Tensor | None = None  # snapshot i in row (i − 1) mod k
 
     @property
@@ -70,9 +69,14 @@ class WindowAverage:
     @property
     def mean(self) -> Tensor:
         """The average (D,), a fresh tensor."""
-        if self.n_collected == 0 or self._ring is None or self._origin is None:
+        if self.n_collected == 0 or self._ring is None:
             raise no_snapshot()
-        return self._origin + self._ring[: min(self._n, self.k)].mean(0)
+        m = min(self._n, self.k)
+        oldest = self._ring[self._n % self.k if self._n >= self.k else 0]
+        total = torch.zeros_like(oldest)
+        for row in self._ring[:m]:
+            total += row - oldest
+        return total.div_(m).add_(oldest)
 
     @torch.no_grad()
     def collect(self, model: nn.Module) -> None:
@@ -86,10 +90,9 @@ class WindowAverage:
         check_finite_now(tensors, self.layout.names)
         with torch.inference_mode(False):  # what is made in inference mode cannot be updated outside of it
             theta = self.layout.flatten(model).to(self._device)
-            if self._origin is None or self._ring is None or self._n == 0:
-                self._allocate(theta)
-            assert self._origin is not None and self._ring is not None
-            torch.sub(theta, self._origin, out=self._ring[self._n % self.k])
+            if self._ring is None:
+                self._ring = self._allocated()
+            self._ring[self._n % self.k].copy_(theta)
         self._n += 1
 
     def swa(self) -> PointMass:
@@ -114,8 +117,7 @@ class WindowAverage:
             "k": self.k,
             "n_collected": self._n,
         }
-        if self._n and self._origin is not None and self._ring is not None:
-            state["origin"] = self._origin.clone()
+        if self._n and self._ring is not None:
             state["ring"] = self._ring[: min(self._n, self.k)].clone()
         return state
 
@@ -133,19 +135,19 @@ class WindowAverage:
             )
         if isinstance(n, bool) or not isinstance(n, int) or n < 0:
             raise InputError(f"state: 'n_collected' is {n!r}, no number of snapshots; the state is damaged")
-        shapes = {"origin": (self.layout.size,), "ring": (min(n, self.k), self.layout.size)} if n else {}
-        for key, shape in shapes.items():
-            if not isinstance(state.get(key), Tensor) or tuple(state[key].shape) != shape:
-                raise InputError(f"state: '{key}' should be a tensor of shape {shape}; the state is damaged")
-        if n:
-            self._allocate(state["origin"].to(self._device, self.layout.statistics_dtype))
-            assert self._ring is not None
-            self._ring[: min(n, self.k)].copy_(state["ring"])
+        shape, ring = (min(n, self.k), self.layout.size), state.get("ring")
+        if n and (not isinstance(ring, Tensor) or tuple(ring.shape) != shape):
+            raise InputError(f"state: 'ring' should be a tensor of shape {shape}; the state is damaged")
+        if n and ring is not None:
+            own = self._allocated()
+            own[: min(n, self.k)].copy_(ring)
+            self._ring = own
         self._n = n
 
-    def _allocate(self, origin: Tensor) -> None:
-        self._origin = origin.clone()
-        self._ring = torch.zeros(self.k, self.layout.size, dtype=origin.dtype, device=origin.device)
+    @torch.inference_mode(False)
+    def _allocated(self) -> Tensor:
+        dtype = self.layout.statistics_dtype
+        return torch.zeros(self.k, self.layout.size, dtype=dtype, device=self._device)
 
     def __repr__(self) -> str:
         return f"WindowAverage({counted(self._n)}, k={self.k}, D={self.layout.size:,})"
