@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from swag import calibrators, geometry, lowprecision, metrics, schedules, subspace, training
+    from swag import calibrators, distributed, geometry, lowprecision, metrics, schedules, subspace, training
     from swag.batchnorm import ControlVariateBatchNorm, ExactBatchNorm, KeepBatchNorm, refresh_batchnorm_
     from swag.checkpoints import fit_checkpoints
     from swag.collector import Collector
@@ -63,6 +63,7 @@ __all__ = [
     "SwagError",
     "Vmapped",
     "calibrators",
+    "distributed",
     "fit_checkpoints",
     "geometry",
     "load",
@@ -102,7 +103,16 @@ _HOMES = {
     "swag.training": ("SWAOptimizer",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
-_MODULES = ("calibrators", "geometry", "lowprecision", "metrics", "schedules", "subspace", "training")
+_MODULES = (
+    "calibrators",
+    "distributed",
+    "geometry",
+    "lowprecision",
+    "metrics",
+    "schedules",
+    "subspace",
+    "training",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -62,7 +62,7 @@ MAY_IMPORT: dict[str, str] = {
     "multi": "*",
     "demo": "*",
     "integrations": "*",
-    "cli": "* demo integrations",
+    "cli": "* demo integrations multi",
     "__init__": "*",  # what `import swag` runs; named "__init__" too where a module imports from it
     "__main__": "cli",
 }

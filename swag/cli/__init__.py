@@ -34,6 +34,7 @@ COMMANDS = {
     "fit": Command("swag.cli.fit", "a posterior from checkpoints that exist"),
     "sample": Command("swag.cli.sample", "weights from a posterior, as ordinary checkpoints"),
     "merge": Command("swag.cli.merge", "several posteriors as one mixture: MultiSWAG"),
+    "multi": Command("swag.multi", "MultiSWAG: members trained side by side, one mixture"),
     "info": Command("swag.cli.info", "what a file holds, and what its posterior looks like"),
     "forecast": Command("swag.cli.forecast", "the memory that settings will take, before any training"),
 }
