@@ -1,4 +1,7 @@
-"""The loop behind every trainer here: epochs of steps, snapshots where they are due, a state that resumes."""
+"""The loop behind every trainer here: epochs of steps, snapshots where they are due, a state that resumes.
+
+A little longer than the house likes: it is one class, and what could be taken out of it lies in `resuming`.
+"""
 
 from __future__ import annotations
 
