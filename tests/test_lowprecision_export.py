@@ -266,6 +266,7 @@ def test_integer_inference_of_a_quantised_model_uses_its_grid() -> None:
 
 
 @needs_int8
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 @pytest.mark.parametrize("padding,kernel,dilation", [("same", 3, 2), ("valid", 3, 1), ("same", 4, 1)])
 def test_paddings_by_name(padding: str, kernel: int, dilation: int) -> None:
     torch.manual_seed(0)

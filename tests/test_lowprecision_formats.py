@@ -206,6 +206,11 @@ def test_a_seed_draws_the_same_and_takes_one_number() -> None:
     assert torch.equal(after, torch.rand(1, generator=generator))
     state = torch.get_rng_state()
     fixed_point(x, 8, 4, rounding="nearest")
+    for call in (
+        lambda g: fixed_point(x, 8, 4, generator=g),
+        lambda g: block_floating_point(x, 8, generator=g),
+    ):
+        call(generator)
     assert torch.equal(state, torch.get_rng_state())
 
 
@@ -283,6 +288,25 @@ def test_extremes_stay_finite(dtype: torch.dtype) -> None:
         1.0,
         fixed_point(x, 8, 4, rounding="nearest")[3],
     ]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("wl", [2, 5, 8])
+def test_the_topmost_block_is_the_formulas(wl: int, dtype: torch.dtype) -> None:
+    """e is the dtype's largest exponent, where −2^(wl−1)·δ would be −∞: the code after it ends the range."""
+    largest = torch.finfo(dtype).max
+    x = torch.tensor([[largest, -largest, 0.6 * largest, -0.3 * largest], [1.0, -2.0, 0.3, 0.5]], dtype=dtype)
+    delta = 2.0 ** (math.floor(math.log2(0.75 * largest)) - wl + 2)
+    top = 2 ** (wl - 1) - 1
+    expected = (x[0].double() / delta).round().clamp(-top, top) * delta
+    for q in (
+        block_floating_point(x[0], wl, rounding="nearest"),
+        block_floating_point(x, wl, dim=0, rounding="nearest")[0],
+    ):
+        assert torch.equal(q.double(), expected)
+    q = block_floating_point(x, wl, dim=0, generator=seeded(1))
+    assert q.isfinite().all() and torch.equal(block_floating_point(q, wl, dim=0, generator=seeded(2)), q)
+    assert torch.equal(q[1], block_floating_point(q[1], wl))  # the other block reaches −2^(wl−1)·δ
 
 
 def test_infinities() -> None:

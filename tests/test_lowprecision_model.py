@@ -292,6 +292,9 @@ def test_bad_input() -> None:
         quantize_model(network(), activations=8)
     with pytest.raises(InputError, match="skip: the model has no module 'first'"):
         quantize_model(network(), activations=ACTIVATIONS, skip=["first"])
+    renormed = nn.Sequential(nn.Embedding(5, 4, max_norm=0.1), nn.Linear(4, 2))
+    with pytest.raises(InputError, match=r"weights: layer '0' rescales its weight in place \(max_norm\)"):
+        quantize_model(renormed, weights=ACTIVATIONS)
     lowbit = quantize_model(network(), activations=ACTIVATIONS)
     with pytest.raises(InputError, match="model: is quantised"):
         quantize_model(lowbit, activations=ACTIVATIONS)

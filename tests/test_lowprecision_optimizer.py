@@ -321,6 +321,14 @@ def test_a_bad_gradient_changes_nothing(bad: float) -> None:
     assert all(torch.equal(x, y) for x, y in zip((a, b), before, strict=True))
 
 
+def test_a_step_that_overflows_is_named() -> None:
+    a, b = vector(), vector(3)
+    optimizer = LowPrecisionOptimizer(torch.optim.SGD([a, b], lr=1e30), weights=EIGHT)
+    a.grad, b.grad = torch.zeros(5), torch.full((3,), 1e30)
+    with pytest.raises(InputError, match=r"weights: the step took parameter 1 \(shape \(3,\)\) out of range"):
+        optimizer.step()
+
+
 @pytest.mark.parametrize("bad", [torch.tensor([1.0, math.nan]), torch.ones(2, dtype=torch.bfloat16)])
 def test_weights_that_cannot_be_rounded_leave_all_as_they_are(bad: Tensor) -> None:
     first, second = vector(), nn.Parameter(bad)

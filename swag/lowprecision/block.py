@@ -51,8 +51,9 @@ def block_floating_point(
     the formula's e = k would move them.
 
     An all-zero block gives zeros. The step is never below the dtype's smallest normal number (float16:
-    denormal number), so blocks of denormal numbers give zeros or single steps; a block that reaches the
-    dtype's topmost power of two (2¹²⁷ in float32) is clamped to it. Gradients pass straight through.
+    denormal number), so blocks of denormal numbers give zeros or single steps. In a block that reaches the
+    dtype's topmost power of two (2¹²⁷ in float32, 2¹⁵ in float16), −2^(wl−1)·δ would be −∞, and codes start
+    one higher. Gradients pass straight through.
 
     Args:
         x: any shape, real floating point; half types need wl ≤ 8 (bfloat16) or 11 (float16).
@@ -154,13 +155,14 @@ class BlockFloatingPoint:
         steps = self._of(exponents, x.dtype)
         if bool(edge.any()):
             finer = self._of(exponents - edge.int(), x.dtype)
-            steps = torch.where(edge & _are_multiples(x, finer, dim), finer, steps)
+            steps = torch.where(_are_multiples(x, finer, edge, dim), finer, steps)
         return steps
 
     def _of(self, exponents: Tensor, dtype: torch.dtype) -> Tensor:
         """2^(e−wl+2), as far as the dtype goes."""
         least, most = EXPONENTS[dtype]
-        return power_of_two((exponents - self.wl + 2).clamp_(least, most - self.wl + 1), work_dtype(dtype))
+        exponents = (exponents - self.wl + 2).clamp_(least, min(most, most - self.wl + 2))
+        return power_of_two(exponents, work_dtype(dtype))
 
     def arranged(self, x: Tensor) -> Tensor:
         """x itself; in blocks of n, x as rows of n values, padded with zeros."""
@@ -179,9 +181,18 @@ class BlockFloatingPoint:
         steps = steps.to(work_dtype(x.dtype))
         rows = self.arranged(x).to(steps.dtype)
         found = self.kernel(rows, steps, *self.codes, seed)
+        if self.wl > 1:
+            found = self._ended(found, steps, x.dtype)
         if self.block is not None:
             found = found.view(-1)[: x.numel()].view(x.shape)
         return found.to(x.dtype)
+
+    def _ended(self, found: Tensor, steps: Tensor, dtype: torch.dtype) -> Tensor:
+        """Where −2^(wl−1)·δ is more than the dtype can write, the next code ends the range."""
+        topmost = steps >= 2.0 ** (EXPONENTS[dtype][1] - self.wl + 2)
+        if not bool(topmost.any()):
+            return found
+        return torch.maximum(found, torch.where(topmost, -self.codes[1] * steps, -torch.inf))
 
     def rounded(self, x: Tensor, seed: int) -> Tensor:
         """x on the grid, without gradients."""
@@ -211,12 +222,17 @@ def _exponents(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     return torch.maximum(above, below), (mantissa == -0.5) & (above < below)
 
 
-def _are_multiples(x: Tensor, steps: Tensor, dim: int | None) -> Tensor:
-    """Which blocks hold multiples of their step alone."""
-    scaled = x.to(steps.dtype) / steps
-    whole = scaled.floor() == scaled
+def _are_multiples(x: Tensor, steps: Tensor, asked: Tensor, dim: int | None) -> Tensor:
+    """Which of the blocks `asked` for hold multiples of their step alone; False for the others."""
+    if dim is None:
+        return (x.to(steps.dtype) / steps).frac_().abs_().amax() == 0
+    # Of the few that are asked for alone.
+    chosen = asked.flatten().nonzero().view(-1)
+    rows = x.index_select(dim, chosen).to(steps.dtype)
+    remainders = (rows / steps.index_select(dim, chosen)).frac_().abs_()
     others = [d for d in range(x.ndim) if d != dim]
-    return whole.all() if dim is None else whole.amin(others, keepdim=True) if others else whole
+    worst = remainders.amax(others) if others else remainders
+    return torch.zeros_like(asked).flatten().index_fill(0, chosen[worst == 0], True).view_as(asked)
 
 
 def _check_finite(x: Tensor) -> None:

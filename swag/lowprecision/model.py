@@ -89,6 +89,12 @@ def quantize_model(
             f"weights: that of layer '{foreign[0]}' is computed (by weight norm, or another parametrisation) "
             "and cannot be quantised; name the layer in skip="
         )
+    renormed = [name for name, layer in chosen.items() if getattr(layer, "max_norm", None) is not None]
+    if weights is not None and renormed:
+        raise InputError(
+            f"weights: layer '{renormed[0]}' rescales its weight in place (max_norm), which a rounded copy "
+            "cannot pass on; name the layer in skip="
+        )
     quantized = _copied(model)
     seed = take_seed() if seed is None else checked_seed(seed)
     for name, own in zip(chosen, split_seeds(seed, len(chosen)), strict=True):

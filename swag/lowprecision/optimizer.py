@@ -117,7 +117,8 @@ class LowPrecisionOptimizer(torch.optim.Optimizer):
         """One step of the base optimizer in low precision; returns what it returns.
 
         Raises:
-            InputError: a gradient is sparse, NaN or infinite (the first is named); the weights stay.
+            InputError: a gradient is sparse, NaN or infinite (the first is named); the weights stay. Or the
+                step overflows, and takes the weights with it.
         """
         self._n_steps += 1
         parameters = self._parameters()
@@ -236,10 +237,16 @@ class LowPrecisionOptimizer(torch.optim.Optimizer):
         with torch.no_grad():
             for index, p in parameters.items():
                 value = p
-                if longer is not None:
-                    value = longer.rounded(p, self._key(_ACCUMULATORS, index))
-                    self._accumulators[index] = value
-                p.copy_(form.rounded(value, self._key(_WEIGHTS, index)))
+                try:
+                    if longer is not None:
+                        value = longer.rounded(p, self._key(_ACCUMULATORS, index))
+                        self._accumulators[index] = value
+                    p.copy_(form.rounded(value, self._key(_WEIGHTS, index)))
+                except InputError as error:
+                    raise InputError(
+                        f"weights: the step took parameter {index} (shape {tuple(p.shape)}) out of range "
+                        f"({error}); lower the learning rate, and start from the last state that was saved"
+                    ) from error
 
     def _round_momentum(self) -> None:
         form = self._formats["momentum"]

@@ -120,7 +120,7 @@ def swap(
             f"workers: got {workers!r}; pass how many to simulate, or the ranks of a process group"
         )
 
-    def checked() -> tuple[int, Layout, int]:
+    def checked() -> tuple[int, Layout, int, list[str]]:
         for name, phase, kind in (("large", large, LargeBatch), ("small", small, SmallBatch)):
             if not isinstance(phase, kind):
                 raise InputError(f"{name}: got a {type(phase).__name__}; pass a {kind.__name__}(…)")
@@ -132,12 +132,11 @@ def swap(
             )
         if bn_loader is not None:
             check_loader("bn_loader", bn_loader)
-        optimizer_for(model, large.optimizer)
-        optimizer_for(model, small.optimizer)
+        optimizers = [str(optimizer_for(model, phase.optimizer)) for phase in (large, small)]
         rows = checked_length(dataset, large.size, small.size, team.n)
-        return checked_seed(seed), Layout.of(model), rows
+        return checked_seed(seed), Layout.of(model), rows, optimizers
 
-    seed, layout, rows = team.alike(
+    seed, layout, rows, _ = team.alike(
         "swap",
         checked,
         lambda found: [
@@ -145,6 +144,9 @@ def swap(
             f"{found[2]} rows",
             f"large batches of {large.size}, {large.max_epochs} epochs, accuracy {large.target_accuracy}",
             f"small batches of {small.size}, {small.epochs} epochs",
+            f"clip_norm {clip_norm}, autocast {autocast}",
+            # Each process steps its own copy: another rate would let them come apart without a word.
+            *(line for text in found[3] for line in text.splitlines()),
             *map(str, found[1].to_list()),
         ],
     )

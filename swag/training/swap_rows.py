@@ -26,7 +26,7 @@ def seed_for(seed: int, *numbers: int) -> int:
 
 def default_loader(dataset: Any, batches: Iterable[list[int]]) -> Iterable[Any]:
     """A DataLoader in this process."""
-    return DataLoader(dataset, batch_sampler=batches)  # type: ignore[arg-type]
+    return DataLoader(dataset, batch_sampler=batches)
 
 
 @final

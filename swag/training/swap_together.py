@@ -79,7 +79,8 @@ class Together:
         history: list[dict[str, Any]] = []
         step, n_steps = 0, len(pieces[0])
         for number in range(1, phase.max_epochs + 1):
-            losses, right = EpochLosses(number), 0
+            losses: EpochLosses = EpochLosses(number)
+            right: Tensor | int = 0
             if isinstance(schedule, EveryStep):
                 schedule.begin(n_steps)
             iterators = []
@@ -167,7 +168,7 @@ class Together:
         for parameter in model.parameters():
             parameter.grad = None
         value = replace(self.objective, loss=loss)(model, batch) * (n_rows(batch) / in_all)
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return model, value.detach(), counted[0]
 
     def _seed(self, model: nn.Module, worker: int, at: tuple[int, int]) -> None:
