@@ -71,6 +71,8 @@ def main(folder: Path) -> None:
             {"seed": SEED + (rank == 1)},
             {"model": nn.Linear(N_FEATURES, 3, bias=rank != 1)},
             {"clip_norm": -1.0 if rank == 1 else 1.0},
+            {"clip_norm": 1.0 + (rank == 1)},
+            {"large": LargeBatch(32, 6, 0.7, optimizer=lambda p: torch.optim.SGD(p, lr=0.1 + rank))},
         ):
             try:
                 run(ranks, **changes)

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
 
 import swag
 import swag.distributed
@@ -37,6 +39,11 @@ def saved(rank: int, size: int, folder: Path) -> None:
         assert {call for call, _ in wire.calls} <= {"allgather_", "send", "recv_"}
     swag.distributed.save(folder / "diagonal.safetensors", sharded.swag_diag())
     swag.distributed.save(folder / "empty.safetensors", ShardedCollector(model, rank=2))
+    # The same by the library's own `save`, which all ranks call.
+    for name, obj in (("collector", sharded), ("swag", sharded.swag(0.7)), ("swa", sharded.swa())):
+        swag.save(folder / "again.safetensors", obj, provenance={"by": "four"})
+        expected = (folder / f"{name}.safetensors").read_bytes()
+        assert (folder / "again.safetensors").read_bytes() == expected, name
 
 
 def resumed(rank: int, size: int, folder: Path) -> None:
@@ -129,6 +136,12 @@ def refused(rank: int, size: int, folder: Path) -> None:
     assert other.n_collected == 0
     with pytest.raises(InputError, match="lacks 'counters'"):
         other.load_state_dict({})
+    # Copies of one whole model each, that do not know of each other: their parts overlap.
+    alone = [dist.new_group([other]) for other in range(size)][rank]
+    copies = divided(DeviceMesh.from_group(alone, "cpu"))
+    twice, _ = both(copies, n=3, rank=2)
+    with pytest.raises(StateError, match="group="):
+        swag.save(folder / "x.safetensors", twice.swa())
     # Rank 0 cannot write: everyone hears of it, and can go on.
     for name in ("missing/folder.safetensors", "."):
         with pytest.raises(FileError, match="missing|written" if rank == 0 else "failed on rank 0"):

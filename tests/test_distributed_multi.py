@@ -19,6 +19,7 @@ import swag
 from swag import InputError, StateError, multi, progress, training
 from swag.distributed import launch
 from swag.distributed.member_files import MemberFiles
+from swag.distributed.member_files import launch as launch_name
 from swag.distributed.multi import train_multi, train_runs
 from swag.distributed.place import own_device, place
 from swag.distributed.watch import Watch
@@ -158,6 +159,16 @@ def test_a_rank_trains_its_share_and_waits_for_the_others(
     monkeypatch.setenv("RANK", "0")
     with pytest.raises(StateError, match="seeds 1 did not finish"):
         train_runs(make_run, [0, 1, 2], tmp_path, patience=0.1)
+    # torchrun without --standalone calls every launch alike, but for its folder of errors: on one machine.
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    names = {}
+    for folder in ("none_a/attempt_1/0", "none_a/attempt_1/1", "none_b/attempt_1/0"):
+        monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", f"/tmp/torchelastic_x/{folder}/error.json")
+        names[folder] = launch_name()
+    a, also_a, b = names.values()
+    assert a == also_a != b
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")  # two machines, each with a folder of its own
+    assert launch_name() not in (a, b) and "torchelastic" not in launch_name()
     # A rank that waits is told of the mixture, too.
     members = MemberFiles(tmp_path, (0, 1, 2))
     members.tell(1, epoch=6, of=6, finished=True)

@@ -12,6 +12,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Shard, distribute_tensor
 
+import swag
 from swag.distributed import ShardedCollector
 from swag.distributed.ranks import Ranks
 from swag.errors import InputError, StateError
@@ -49,6 +50,21 @@ def other_layout(rank: int, size: int, folder: Path) -> None:
 
 def test_a_differing_rank_raises_on_all_ranks(tmp_path: Path) -> None:
     run(other_layout, 2, tmp_path)
+
+
+def ordinary(rank: int, size: int, folder: Path) -> None:
+    """`swag.Collector` reads whole parameters: of a divided model it must not take a part for the whole."""
+    model = divided()
+    with pytest.raises((InputError, RuntimeError), match=r"ShardedCollector|mixed torch.Tensor and DTensor"):
+        swag.Collector(model, rank=2).collect(model)
+    with torch.no_grad():
+        model(torch.zeros(2, 5))  # which leaves some of its parameters whole
+    with pytest.raises((InputError, RuntimeError), match=r"ShardedCollector|mixed torch.Tensor and DTensor"):
+        swag.Collector(model, rank=2).collect(model)
+
+
+def test_an_ordinary_collector_of_a_divided_model_is_an_error(tmp_path: Path) -> None:
+    run(ordinary, 2, tmp_path)
 
 
 def other_counts(rank: int, size: int, folder: Path) -> None:

@@ -367,7 +367,7 @@ def test_a_set_of_ones_own_is_found_by_its_name_in_the_data_folder(
     assert sets.find(str(mine), None) == mine
     with pytest.raises(InputError, match="'others'; pass one of boston"):
         sets.find("others", tmp_path)
-    with pytest.raises(InputError, match="'../mine'"):
+    with pytest.raises(InputError, match=r"'\.\./mine'"):
         sets.find("../mine", tmp_path)
     # a file given by its path needs no data folder, and a missing one is no reason to fail after the work
     monkeypatch.setenv("SWAG_DATA", str(tmp_path / "nowhere"))

@@ -28,6 +28,8 @@ from tests.runs import seeded
 def autoregressive(rho: float, n_chains: int, n: int, seed: int = 0) -> Tensor:
     """x_t = ρ x_{t−1} + √(1−ρ²) ε_t, stationary from the start, (C, S, 1)."""
     noise = torch.randn(n_chains, n, generator=seeded(seed)).double()
+    if rho == 0:
+        return noise[:, :, None]
     x = [noise[:, 0]]
     for t in range(1, n):
         x.append(rho * x[-1] + math.sqrt(1 - rho**2) * noise[:, t])

@@ -317,7 +317,7 @@ def test_the_band_is_narrow_at_the_data_and_wide_in_the_gap(toy: Any, tmp_path: 
     model, collector = trained_on(x, y)
     likelihood = swag.HomoscedasticGaussian(0.05**2)
     log_likelihood = LogLikelihood(model, collector.subspace(4), [(features(x), y)], likelihood)
-    for method in (EllipticalSlice(50, n_chains=4, burn_in=50), FullCovarianceVI(150)):
+    for method in (EllipticalSlice(30, n_chains=4, burn_in=30), FullCovarianceVI(150)):
         posterior = method.run(log_likelihood, prior_std=20.0, temperature=2.0, generator=seeded(1))
         ensemble = swag.Ensemble(model, posterior, n_samples=50, likelihood=likelihood, seed=0)
         at_data, in_gap = (

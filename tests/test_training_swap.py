@@ -210,8 +210,9 @@ def test_simulated_workers_are_real_ones(tmp_path: Path) -> None:
         same(dict(sorted(tensors.items())), dict(sorted(simulated.model.state_dict().items())))
         assert rest["history"] == json.loads(json.dumps(simulated.history))
         *errors, untouched = rest["said"]
-        assert len(errors) == 3 and untouched == "True"
+        assert len(errors) == 5 and untouched == "True"
         assert "seed 8" in errors[0] and "bias" in errors[1] and "clip_norm" in errors[2]
+        assert "clip_norm 2.0" in errors[3] and "lr: 1.1" in errors[4]
         assert len(rest["seconds"]["small"]) == 3
 
 
