@@ -1,4 +1,4 @@
-"""Makes the .ipynb of every notebook here from its .py: runs it, with outputs, so that it can be read as it is.
+"""Makes the .ipynb of every notebook here from its .py: runs it, and keeps the outputs.
 
     ./run install notebooks
     ./run python notebooks/make.py [NAME …]

@@ -32,7 +32,12 @@ def cells(text: str) -> list[tuple[str, str]]:
 @BY_NAME
 @pytest.mark.timeout(600)
 def test_runs(source: Path, tmp_path: Path) -> None:
-    environment = {**os.environ, "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(NOTEBOOKS.parent)}
+    environment = {
+        **os.environ,
+        "MPLBACKEND": "Agg",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(NOTEBOOKS.parent),
+    }
     done = subprocess.run(
         [sys.executable, "-W", "error::DeprecationWarning:swag", str(source)],
         cwd=tmp_path,
