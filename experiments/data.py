@@ -73,13 +73,13 @@ def mnist(root: Path) -> Images:
 def cifar10(root: Path) -> Images:
     """50,000 + 10,000 images (N, 3, 32, 32); the training images were stored with loss (42.5 dB)."""
     files = [f"train_batch_{i}.q95.avif" for i in range(1, 6)]
-    return _cifar(root, "cifar10", files, "train", "test")
+    return _cifar(root, "cifar10", files)
 
 
 def cifar100(root: Path) -> Images:
-    """50,000 + 10,000 images (N, 3, 32, 32), 100 classes; the training images were stored with loss (39 dB)."""
+    """50,000 + 10,000 images (N, 3, 32, 32) of 100 classes; training images were stored with loss (39 dB)."""
     files = [f"train_{i}of5.q90.avif" for i in range(1, 6)]
-    return _cifar(root, "cifar100", files, "train", "test")
+    return _cifar(root, "cifar100", files)
 
 
 def toy_regression(root: Path) -> tuple[Tensor, Tensor]:
@@ -109,11 +109,14 @@ def _mnist_like(root: Path, name: str, train_files: list[str]) -> Images:
     with np.load(at(root, name, "labels.npz")) as labels:
         train_labels, test_labels = (_labels(labels, part) for part in ("train", "test"))
     return Images(
-        torch.from_numpy(train).unsqueeze(1), train_labels[: len(train)], torch.from_numpy(test).unsqueeze(1), test_labels
+        torch.from_numpy(train).unsqueeze(1),
+        train_labels[: len(train)],
+        torch.from_numpy(test).unsqueeze(1),
+        test_labels,
     )
 
 
-def _cifar(root: Path, name: str, train_files: list[str], *_: str) -> Images:
+def _cifar(root: Path, name: str, train_files: list[str]) -> Images:
     train = torch.cat([_mosaic(at(root, name, file)) for file in train_files])
     test = _mosaic(at(root, name, "test.webp"))
     with np.load(at(root, name, "labels.npz")) as labels:

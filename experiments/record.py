@@ -32,7 +32,8 @@ def environment(device: str | torch.device = "cpu") -> dict[str, Any]:
     """Versions, hardware and threads."""
     versions = {"python": platform.python_version(), "torch": torch.__version__, "swag": swag.__version__}
     versions |= {name: metadata.version(name) for name in _NAMED}
-    found = {"versions": versions, "cpu": cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    found = {"versions": versions, "cpu": cpu_name(), "cores": os.cpu_count()}
+    found["threads"] = torch.get_num_threads()
     if torch.device(device).type == "cuda":
         found["device"] = torch.cuda.get_device_name(device)
     return found
@@ -49,12 +50,11 @@ def cpu_name() -> str:
         for key in ("model name", "cpu family", "model")
         if (match := re.search(rf"^{key}\s*: (.*)$", text, re.MULTILINE))
     }
-    return f"{found.get('model name', 'unknown')} (family {found.get('cpu family')}, model {found.get('model')})"
+    numbers = f"(family {found.get('cpu family')}, model {found.get('model')})"
+    return f"{found.get('model name', 'unknown')} {numbers}"
 
 
-def write(
-    path: Path, kind: str, payload: dict[str, Any], *, device: str | torch.device = "cpu"
-) -> None:
+def write(path: Path, kind: str, payload: dict[str, Any], *, device: str | torch.device = "cpu") -> None:
     """Writes `payload` with its kind, the format's version and the environment."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"kind": kind, "version": VERSION, "environment": environment(device), **payload}

@@ -32,7 +32,8 @@ MAY_IMPORT: dict[str, str] = {
     "collector_state": "moments parameters",
     "running": "moments",
     "applied": "parameters batchnorm batches",
-    "collector": "applied batches forecast running collector_state parameters selection staging moments posterior subspace",
+    "collector": "applied batches forecast running collector_state parameters selection staging moments "
+    "posterior subspace",
     "batchnorm": "parameters batches noise progress",
     "shadow": "parameters",
     "predictive": "",

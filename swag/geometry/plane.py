@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from numbers import Integral
 from typing import final
 
 import numpy as np
@@ -208,7 +207,7 @@ class Plane:
         Raises:
             InputError: fewer than two nodes, a negative margin.
         """
-        n_alpha, n_beta = (n, n) if isinstance(n, Integral) else n
+        n_alpha, n_beta = n if isinstance(n, tuple | list) else (int(n), int(n))
         if min(n_alpha, n_beta) < 2 or not margin >= 0:
             raise InputError(f"n, margin: got {n!r}, {margin!r}; pass two nodes or more and a margin ≥ 0")
         shown = [
