@@ -197,7 +197,7 @@ for at in (first, second):  # the middle halves of the two widest gaps
 at_data = torch.stack([(ordered - value).abs().min() for value in grid]) < 0.05
 
 
-def band(posterior: swag.Posterior, n_samples: int = 60) -> tuple[torch.Tensor, torch.Tensor, float]:
+def band(posterior: swag.Posterior, n_samples: int = 120) -> tuple[torch.Tensor, torch.Tensor, float]:
     """Mean and standard deviation of the function on the grid, and their ratio gap over data."""
     ensemble = swag.Ensemble(model, posterior, n_samples=n_samples, likelihood=likelihood, seed=0)
     predictive = ensemble(features(grid))

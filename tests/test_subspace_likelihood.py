@@ -174,12 +174,16 @@ def test_batch_norm_gets_the_statistics_of_each_z() -> None:
     assert float(gap.min()) > 0.1, "the two policies do not give the same"
 
 
-def test_methods_run_on_batch_norm() -> None:
+def test_methods_run_on_batch_norm(caplog: pytest.LogCaptureFixture) -> None:
     model = with_batchnorm()
     log_likelihood = LogLikelihood(model, space_of(model), regression(), swag.HeteroscedasticGaussian())
     for method in (EllipticalSlice(3, n_chains=2, burn_in=0), FullCovarianceVI(3), Laplace(5)):
         posterior = method.run(log_likelihood, prior_std=0.3, generator=seeded())
         assert bool(posterior.mean.isfinite().all())
+    caplog.clear()
+    Laplace(1).run(log_likelihood, prior_std=1.0)
+    assert "before the mode" in caplog.text
+    assert "take batch-norm statistics as constants" in caplog.text
     z = torch.tensor([[0.3, 0.1], [0.0, 0.4]])
     held = log_likelihood.held_at(z[0])
     assert_close(held.batch(z)[0], log_likelihood.batch(z)[0], rtol=1e-6)

@@ -40,7 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--set", dest="name", metavar="SET", help=f"{', '.join(sets.NAMES)}, or an .npz file")
+    parser.add_argument(
+        "--set",
+        dest="name",
+        metavar="SET",
+        help=f"{', '.join(sets.NAMES)}, an .npz file, or the name of one in --data-dir",
+    )
     parser.add_argument(
         "--data-dir", type=Path, help="the folder of the data (default: $SWAG_DATA, else ./data)"
     )

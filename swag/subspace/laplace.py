@@ -106,7 +106,16 @@ class Laplace:
                 len(curvatures),
             )
         curvatures = curvatures.clamp(min=1)
-        _warn_before_the_mode(at_mode, mode, unit, curvatures, directions)
+        gain = _gain_of_a_step(at_mode, mode, unit, curvatures, directions)
+        if not gain < _CLOSE:
+            _log.warning(
+                "the search ended before the mode: one more Newton step would gain %.2g nats; %s",
+                gain,
+                "raise n_steps, or pass a z0 nearer to it"
+                if held is log_likelihood
+                else "raise n_steps; or else its slopes mislead it, which take batch-norm statistics as "
+                "constants: sample instead, or pass the log-likelihood batchnorm=swag.KeepBatchNorm()",
+            )
         factor = unit.double()[:, None] * directions / curvatures.sqrt()
         k = len(mode)
         evidence = (
@@ -158,20 +167,12 @@ def _mode(target: Target, start: Tensor, n_steps: int) -> Tensor:
     return (u.detach() * unit).clone()
 
 
-def _warn_before_the_mode(
-    target: Target, z: Tensor, unit: Tensor, curvatures: Tensor, directions: Tensor
-) -> None:
-    """Says so where a Newton step would still gain something: L-BFGS ended early."""
+def _gain_of_a_step(target: Target, z: Tensor, unit: Tensor, curvatures: Tensor, directions: Tensor) -> float:
+    """What a Newton step from z would add to the log-density, in nats: nothing at a mode."""
     u = (z / unit).requires_grad_()
     with torch.enable_grad():
         (slope,) = torch.autograd.grad(target((u * unit)[None])[0], [u])
-    gain = 0.5 * float(((directions.T @ slope.double()).square() / curvatures).sum())
-    if not gain < _CLOSE:
-        _log.warning(
-            "the search ended before the mode: one more Newton step would gain %.2g nats; raise n_steps, or "
-            "pass a z0 nearer to it",
-            gain,
-        )
+    return 0.5 * float(((directions.T @ slope.double()).square() / curvatures).sum())
 
 
 def _hessian(function: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
