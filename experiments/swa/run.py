@@ -2,7 +2,7 @@
 
 On CIFAR-100 averaging has one and a half budgets, as published; SGD is run with one and with one and a half.
 
-    python experiments/swa/run.py                    Fashion-MNIST on one core (about 10 minutes)
+    python experiments/swa/run.py                    Fashion-MNIST on one core (10 to 12 minutes)
     python experiments/swa/run.py --device cuda      CIFAR-100: VGG-16, PreResNet-164, WRN-28-10 (hours)
     python experiments/swa/run.py --quick            every path in seconds, without a data folder
     python experiments/swa/run.py --table            the tables from the results, nothing is run

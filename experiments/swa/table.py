@@ -29,6 +29,7 @@ def tables(results: list[dict[str, Any]]) -> str:
         runs = [r for r in results if "rows" in r and r["name"].startswith(f"{name}-")]
         runs.sort(key=lambda r: (r["settings"]["family"] != "sgd", r["settings"]["seed"]))
         choices = [r for r in results if "tried" in r and r["name"].startswith(f"{name}-")]
+        choices.sort(key=lambda r: (r["settings"]["family"] != "sgd", r["tried"][0]["method"] == "swa"))
         if runs:
             sections.append(section(name, runs, choices))
     return "\n\n".join(sections)
