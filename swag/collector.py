@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from numbers import Integral
 from typing import Any, NoReturn, final
@@ -52,8 +52,9 @@ class Collector:
         deviation_folder: keeps the rows in a file without a name in this folder and not in memory.
 
     Raises:
-        InputError: a negative rank, nothing selected, a lazy module without shape, or more memory than is
-            free (says what would fit); the last also at the first snapshot, which allocates it.
+        InputError: a negative rank, nothing selected, a lazy module without shape, a model divided by
+            `fully_shard` (see `swag.distributed.ShardedCollector`), or more memory than is free (says what
+            would fit); the last also at the first snapshot, which allocates it.
 
     Source: Izmailov et al. 2018 (SWA), Maddox et al. 2019 (SWAG), arXiv:1902.02476.
 
@@ -78,7 +79,9 @@ class Collector:
         deviation_folder: str | os.PathLike[str] | None = None,
     ) -> None:
         layout = Layout.of(model, select)
-        device = device or layout.tensors(model)[0].device
+        tensors = layout.tensors(model)
+        _check_whole(layout, tensors)
+        device = device or tensors[0].device
         self._set_up(layout, rank, deviation_dtype, device, kernel, deviation_folder)
 
     @classmethod
@@ -188,6 +191,7 @@ class Collector:
         """
         self._settle()
         tensors = [tensor.detach() for tensor in self.layout.tensors(model)]
+        _check_whole(self.layout, tensors)
         self._staging.fresh()
         keep = None
         if self._defers(tensors):
@@ -379,3 +383,13 @@ class Collector:
     def __repr__(self) -> str:
         plural = "" if self._n == 1 else "s"
         return f"Collector({self._n} snapshot{plural}, rank={self.rank}, D={self.layout.size:,})"
+
+
+def _check_whole(layout: Layout, tensors: Sequence[Tensor]) -> None:
+    """Raises InputError where a process holds a part of a parameter alone (a DTensor has placements)."""
+    for name, tensor in zip(layout.names, tensors, strict=True):
+        if hasattr(tensor, "placements"):
+            raise InputError(
+                f"model: parameter '{name}' is divided over processes (fully_shard); collect with "
+                "swag.distributed.ShardedCollector(model), which keeps each process' part beside it"
+            )

@@ -17,7 +17,7 @@ import swag
 import swag.distributed
 from swag.distributed import ShardedCollector, ShardedGaussian, ShardedPointMass
 from swag.distributed.ranks import Ranks
-from swag.errors import FileError, InputError, StateError
+from swag.errors import FileError, InputError, StateError, SwagError
 from tests.cases import walk
 from tests.distributed_models import Wire, both, divided, generator, local_part, set_, whole
 from tests.distributed_runs import run
@@ -171,6 +171,11 @@ def refused(rank: int, size: int, folder: Path) -> None:
         sharded.collect(model)
     with pytest.raises(StateError, match=r"\"n_collected\": 3.*\"n_collected\": 4"):
         swag.distributed.save(folder / "x.safetensors", sharded)
+    if rank == 1:  # as on an accelerator, which tells of a bad snapshot later
+        sharded.local._pending = torch.tensor([True])
+    with pytest.raises(SwagError, match="'first.weight' holds NaN" if rank else "obj: failed on rank 1"):
+        swag.save(folder / "x.safetensors", sharded)
+    assert sharded.n_collected == 3 and not (folder / "x.safetensors").exists()
     # Reading: missing, not ours, another model, one rank that sees another file.
     with pytest.raises(FileError, match="no such file"):
         swag.distributed.load(folder / "nothing.safetensors", model)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,18 @@ def test_a_rank_trains_its_share_and_waits_for_the_others(
         train_runs(make_run, [0, 1, 2], tmp_path, patience=0.1)
     assert MemberFiles(tmp_path, (0, 1, 2)).unfinished() == [0, 2]
     assert not (tmp_path / "mixture.safetensors").exists() and not (tmp_path / "epochs-0").exists()
+    # Nor do those of an earlier call of the same attempt, which may have been read out in another way.
+    for seed in (0, 2):
+        MemberFiles(tmp_path, (0, 1, 2)).tell(seed, epoch=6, of=6, finished=True)
+    assert MemberFiles(tmp_path, (0, 1, 2)).unfinished() == []
+    with pytest.raises(StateError, match=r"seeds 0, 2 did not finish"):
+        train_runs(make_run, [0, 1, 2], tmp_path, patience=0.1)
+    # A rank that still waits for the first call finds the files of one that is in the second already.
+    later = MemberFiles(tmp_path, (0, 1, 2), call=1)
+    later.tell(2, epoch=1, of=6, finished=False)
+    assert MemberFiles(tmp_path, (0, 1, 2)).unfinished() == [] and later.unfinished() == [0, 2]
     # Files of another attempt prove nothing, though they say that all is finished.
+    monkeypatch.setattr(sys.modules["swag.distributed.multi"], "_calls", Counter())
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     assert MemberFiles(tmp_path, (0, 1, 2)).unfinished() == [0, 1, 2]
     monkeypatch.setenv("RANK", "0")
@@ -173,9 +185,11 @@ def test_a_rank_trains_its_share_and_waits_for_the_others(
     members = MemberFiles(tmp_path, (0, 1, 2))
     members.tell(1, epoch=6, of=6, finished=True)
     monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(sys.modules["swag.distributed.multi"], "_calls", Counter())
     with pytest.raises(StateError, match="rank 0 has not written their mixture"):
         train_runs(make_run, [0, 1, 2], tmp_path, patience=0.1)
     members.merge()
+    monkeypatch.setattr(sys.modules["swag.distributed.multi"], "_calls", Counter())
     equal(train_runs(make_run, [0, 1, 2], tmp_path, patience=0.1).mixture(), sequential([0, 1, 2]))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, final
@@ -197,6 +198,17 @@ class ShardedCollector:
         self.shards.ranks.alike(
             what, lambda: self._inner.n_collected, lambda n: [f"{n} snapshots collected"], StateError
         )
+
+    def __swag_save__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        provenance: Mapping[str, str | int | float | bool | None] | None = None,
+    ) -> None:
+        """What `swag.save` does with it; collective, see `swag.distributed.save`."""
+        from swag.distributed.files import save  # which reads and writes this class
+
+        save(path, self, provenance=provenance)
 
     def __repr__(self) -> str:
         shards = self.shards

@@ -73,14 +73,16 @@ class Cost:
         return n_batches * (self.forward + _NUMBER * (n - 1)) + _NUMBER * (n - 1) + reduced
 
     def predict(self, n_batches: int, n_samples: int, *, refresh: int = 0) -> int:
-        """Received by a device for the average of S members: S·(seed + n_batches·forward + refresh).
+        """Received by a device for the average of S members; the first term compares the arguments.
+
+            32·(N−1) + S·(draw + n_batches·forward + refresh)
 
         Args:
             n_batches: to predict, of the rank that has most.
             n_samples: S.
             refresh: what `refresh(…)` says, for models with batch norm.
         """
-        return n_samples * (self.draw + n_batches * self.forward + refresh)
+        return self.readout + n_samples * (self.draw + n_batches * self.forward + refresh)
 
 
 def cost(

@@ -44,6 +44,8 @@ def save(
 ) -> None:
     """Writes a sharded collector or posterior as one whole file, which `swag.load` reads; collective.
 
+    `swag.save(path, obj)` is the same.
+
     The file is that which `swag.save` would have written of the unsharded object. It appears, beside rank 0,
     whole or not at all.
 
@@ -63,9 +65,13 @@ def save(
             "swag.save on one rank"
         )
     ranks = obj.shards.ranks
-    header, vectors = _parts(obj)
-    text = json.dumps({key: value for key, value in header.items() if key != "layout"}, sort_keys=True)
-    document = ranks.alike("obj", lambda: _document(header, provenance), lambda _: [text], StateError)
+
+    def make() -> tuple[str, dict[str, tuple[list[Tensor], torch.dtype]], str]:
+        header, vectors = _parts(obj)
+        said = {key: value for key, value in header.items() if key != "layout"}
+        return _document(header, provenance), vectors, json.dumps(said, sort_keys=True)
+
+    document, vectors, _ = ranks.alike("obj", make, lambda made: [made[2]], StateError)
     table = owners(obj.shards)
     size = obj.shards.layout.size
     streams: dict[str, Tensor | Stacked] = {}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Mapping
 from typing import final
 
 import torch
@@ -158,6 +160,17 @@ class ShardedGaussian:
         cholesky = torch.linalg.cholesky(eye + capacitance.view(k, k))
         total = log_det.squeeze() + 2 * cholesky.diagonal().log().sum()
         return total, cholesky, quadratic, projected.view(n, k)
+
+    def __swag_save__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        provenance: Mapping[str, str | int | float | bool | None] | None = None,
+    ) -> None:
+        """What `swag.save` does with it; collective, see `swag.distributed.save`."""
+        from swag.distributed.files import save  # which reads and writes this class
+
+        save(path, self, provenance=provenance)
 
     def __repr__(self) -> str:
         size, here = self.shards.layout.size, self.mean.numel()

@@ -33,10 +33,12 @@ class MemberFiles:
     Attributes:
         folder: where they lie.
         seeds: one a member, in the order of the mixture.
+        call: how many trainings in this folder this launch had before; their files prove nothing.
     """
 
     folder: Path
     seeds: tuple[int, ...]
+    call: int = 0
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -84,7 +86,8 @@ class MemberFiles:
 
     def tell(self, seed: int, **said: Any) -> None:
         """Writes a member's progress."""
-        write_text(self.of(seed, ".json"), json.dumps({"launch": launch(), "seed": seed, **said}) + "\n")
+        told = {"launch": launch(), "call": self.call, "seed": seed, **said}
+        write_text(self.of(seed, ".json"), json.dumps(told) + "\n")
 
     def finish(self, seed: int, collector: Collector, read_out: ReadOut, epochs: int) -> None:
         """Writes a member's posterior, and that it is there."""
@@ -93,24 +96,29 @@ class MemberFiles:
 
     def unfinished(self) -> list[int]:
         """The members that have not been finished in this launch."""
-        return [
-            seed
-            for seed in self.seeds
-            if not ((said := self.progress(seed)).get("finished") and said.get("launch") == launch())
-        ]
+        return [seed for seed in self.seeds if not self._is_finished(self.progress(seed))]
 
     def merge(self) -> None:
         """Writes the mixture's file, tensor by tensor from the members'."""
         names = ", ".join(map(str, self.seeds))
         save(self.path, self.mixture(), provenance={"seeds": names})
-        write_text(self._merged, launch() + "\n")
+        write_text(self._merged, f"{launch()}\n{self.call}\n")
 
     def is_merged(self) -> bool:
         """Whether the mixture was written in this launch."""
         try:
-            return self._merged.read_text(encoding="utf-8") == launch() + "\n"
-        except OSError:
+            name, call = self._merged.read_text(encoding="utf-8").splitlines()
+            return name == launch() and int(call) >= self.call
+        except (OSError, ValueError):
             return False
+
+    def _is_finished(self, said: dict[str, Any]) -> bool:
+        if said.get("launch") != launch():
+            return False
+        call = said.get("call", 0)
+        # A rank begins the next call when all members of this one are in the mixture: one that looks late
+        # finds their files taken up again.
+        return bool(call > self.call or (call == self.call and said.get("finished")))
 
     @property
     def _merged(self) -> Path:
@@ -120,4 +128,9 @@ class MemberFiles:
 def launch() -> str:
     """What this attempt of torchrun is called on all its ranks: files of another one prove nothing."""
     names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT")
-    return " ".join(os.environ.get(name, "-") for name in names)
+    found = [os.environ.get(name, "-") for name in names]
+    # Without --standalone or --rdzv-id every launch is called "none" and has the same port. On one machine
+    # torchrun's folder of errors is made anew for each: …/attempt_0/RANK/error.json.
+    errors = os.environ.get("TORCHELASTIC_ERROR_FILE", "")
+    on_one_machine = os.environ.get("LOCAL_WORLD_SIZE") == os.environ.get("WORLD_SIZE")
+    return " ".join([*found, str(Path(errors).parents[1])] if errors and on_one_machine else found)

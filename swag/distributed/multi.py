@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,10 @@ _NOT_YOURS = {
     "checkpoint": "every member writes its own into the folder",
     "device": "pass it to the call, or as --device, so that every rank takes its own",
 }
+
+
+# Trainings so far in a folder. All ranks begin each, so that the number is the same on all.
+_calls: Counter[Path] = Counter()
 
 
 def swag_of(collector: Collector) -> Posterior:
@@ -147,9 +152,12 @@ def train_runs(
     Raises:
         InputError, StateError, DivergedError, FileError: as `train_multi`.
     """
-    members = MemberFiles(_made(Path(folder)), _checked(seeds))
+    seeds = _checked(seeds)
     if not patience > 0:
         raise InputError(f"patience: got {patience!r}; pass a positive number of seconds")
+    made = _made(Path(folder))
+    members = MemberFiles(made, seeds, _calls[made.resolve()])
+    _calls[made.resolve()] += 1
     rank, n_ranks = place()
     where = own_device(device)
     watch = Watch(members, shown=rank == 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from typing import final
 
 import torch
@@ -47,6 +49,17 @@ class ShardedPointMass:
     def sample_range(self, start: int, stop: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Copies of this rank's mean (stop − start, D_local)."""
         return self.local.sample_range(start, stop, generator=generator)
+
+    def __swag_save__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        provenance: Mapping[str, str | int | float | bool | None] | None = None,
+    ) -> None:
+        """What `swag.save` does with it; collective, see `swag.distributed.save`."""
+        from swag.distributed.files import save  # which reads and writes this class
+
+        save(path, self, provenance=provenance)
 
     def __repr__(self) -> str:
         return f"ShardedPointMass(D={self.shards.layout.size:,}, {self.mean.numel():,} of them here)"

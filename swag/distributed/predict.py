@@ -60,7 +60,9 @@ def predict(
         A `CategoricalPredictive` or a `GaussianPredictive` of this rank's rows.
 
     Raises:
-        InputError: a loader is empty on a rank; batch norm without bn_loader, or with one of one reading.
+        InputError: on all ranks: a loader is empty on one; batch norm without bn_loader, or with one of one
+            reading; n_samples or seeds that differ.
+        StateError: a rank was lost.
 
     >>> from swag.distributed import ShardedCollector
     >>> model = nn.Linear(4, 3)
@@ -69,23 +71,25 @@ def predict(
     >>> predict(model, collector.swa(), [torch.zeros(2, 4)])
     CategoricalPredictive(N=2, C=3, n_samples=1)
     """
-    check_n_samples(n_samples)
     shards = posterior.shards
-    module = unwrap(model)  # DDP's wrapper would broadcast the buffers
-    layers = batchnorm_modules(module)
-    if layers and bn_loader is None:
-        raise InputError(
-            f"bn_loader: the model has batch norm ('{next(iter(layers))}', …), whose statistics belong to "
-            "other weights; pass training batches"
-        )
-    if layers and bn_loader is not None and is_iterator(bn_loader):
-        raise InputError(
-            "bn_loader: can be read only once, and every member reads it; pass a list or DataLoader"
-        )
+
+    def checked() -> tuple[nn.Module, dict[str, Any]]:
+        module = unwrap(model)  # DDP's wrapper would broadcast the buffers
+        shards.module(model)
+        return module, _checked_layers(module, n_samples, seed, bn_loader)
+
+    module, layers = shards.ranks.alike(
+        "predict",
+        checked,
+        lambda made: [
+            repr(posterior).partition("(")[0],
+            f"n_samples={n_samples}",
+            f"seed={seed}",
+            *made[1],
+        ],
+    )
     members = 1 if isinstance(posterior, ShardedPointMass) else n_samples
-    first = None if seed is None else torch.Generator().manual_seed(checked_seed(seed))
-    own_seed = shards.ranks.seed(None) if first is None else seed
-    assert own_seed is not None
+    own_seed = shards.ranks.seed(None) if seed is None else checked_seed(seed)
     run, likelihood = forward or feed, likelihood or Categorical()
     statistics: list[dict[str, Tensor]] = []
     parts: list[Any] = []
@@ -108,6 +112,26 @@ def predict(
                         accumulators[number].update(outputs)
             parts += [accumulator.compute() for accumulator in accumulators]
     return type(parts[0]).concatenate(parts)
+
+
+def _checked_layers(
+    module: nn.Module, n_samples: int, seed: int | None, bn_loader: Iterable[Any] | None
+) -> dict[str, Any]:
+    """The batch-norm layers by name, the arguments being fit for them."""
+    check_n_samples(n_samples)
+    if seed is not None:
+        checked_seed(seed)
+    layers = batchnorm_modules(module)
+    if layers and bn_loader is None:
+        raise InputError(
+            f"bn_loader: the model has batch norm ('{next(iter(layers))}', …), whose statistics belong to "
+            "other weights; pass training batches"
+        )
+    if layers and bn_loader is not None and is_iterator(bn_loader):
+        raise InputError(
+            "bn_loader: can be read only once, and every member reads it; pass a list or DataLoader"
+        )
+    return layers
 
 
 def _statistics(module: nn.Module, names: list[str]) -> dict[str, Tensor]:

@@ -33,12 +33,13 @@ def owners(shards: Shards) -> list[Owned]:
         for rank, theirs in enumerate(shards.ranks.exchange({"runs": mine}))
         for start, stop, first in theirs["runs"].tolist()
     )
-    end = 0
+    end, in_order = 0, True
     for first, start, stop, _ in table:
-        if first != end:
+        in_order = first == end
+        if not in_order:
             break
         end += stop - start
-    if end != shards.layout.size:
+    if not in_order or end != shards.layout.size:
         raise StateError(
             f"save: the ranks' parts of θ do not make up the whole (at {end:,} of {shards.layout.size:,}); "
             "pass group= the processes of one copy of the model at construction"

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Protocol, final, runtime_checkable
 
 import torch
 from torch import nn
@@ -29,9 +29,17 @@ Provenance = Mapping[str, str | int | float | bool | None]
 _FIELDS = {"format_version", "swag_version", "object", "provenance"}
 
 
+@runtime_checkable
+class WritesItself(Protocol):
+    """An object that no process holds whole, such as a sharded collector: `save` leaves the writing to it."""
+
+    def __swag_save__(self, path: str | os.PathLike[str], *, provenance: Provenance | None = None) -> None:
+        """What `save(path, self, provenance=provenance)` does."""
+
+
 def save(
     path: str | os.PathLike[str],
-    obj: Posterior | Collector | Ensemble,
+    obj: Posterior | Collector | Ensemble | WritesItself,
     *,
     provenance: Provenance | None = None,
 ) -> None:
@@ -42,13 +50,18 @@ def save(
 
     Args:
         path: usually ends in .safetensors.
-        obj: `PointMass`, `LowRankGaussian`, `Empirical`, a `Mixture` of them, a `Collector` or an `Ensemble`.
+        obj: `PointMass`, `LowRankGaussian`, `Empirical`, a `Mixture` of them, a `Collector` or an `Ensemble`;
+            or a sharded collector or posterior of `swag.distributed`, which EVERY rank must pass.
         provenance: text and numbers by name that go into the header, for people.
 
     Raises:
         InputError: another kind of object.
         FileError: the file cannot be written; an old one is unchanged.
+        StateError: of a sharded object, a rank was lost, or is at another snapshot.
     """
+    if isinstance(obj, WritesItself):
+        obj.__swag_save__(path, provenance=provenance)
+        return
     _write(path, pack_ensemble(obj) if isinstance(obj, Ensemble) else pack(obj), provenance)
 
 
