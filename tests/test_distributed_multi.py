@@ -146,6 +146,8 @@ def test_runs_with_settings_of_their_own(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_rank_trains_its_share_and_waits_for_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Other tests of this process may have left a process group of one.
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: False)
     monkeypatch.setenv("SWAG_TEST_LOG", str(tmp_path))
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
