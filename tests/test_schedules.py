@@ -578,3 +578,10 @@ def test_the_pure_functions_are_what_the_schedules_set() -> None:
         assert MADE["fge_triangle"](opt).rates(epoch) == [
             rates.triangle(epoch, lr_max=0.5, lr_min=0.1, cycle=4)
         ]
+
+
+def test_a_schedule_says_what_it_is() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    schedule = swag.schedules.swa_paper(optimizer, swa_start=10, swa_lr=0.05)
+    schedule.step(2.5)
+    assert repr(schedule) == "Schedule(SWAPaper(swa_start=10, swa_lr=0.05), now at epoch 2.5)"

@@ -130,6 +130,11 @@ class Schedule(LRScheduler):
         check_epoch(epoch, self._end)
         return self._rates_at(epoch)
 
+    def __repr__(self) -> str:
+        shapes = self._shapes if len(set(self._shapes)) > 1 else self._shapes[:1]
+        end = "" if self._end is None else f", epochs={self._end}"
+        return f"Schedule({', '.join(map(repr, shapes))}{end}, now at epoch {self.last_epoch:g})"
+
     def is_collection_point(self) -> bool:
         """Whether now is the time to take a snapshot: ask after training at this rate and before `step`.
 
