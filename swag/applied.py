@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any, final
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol, final
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +70,38 @@ def applied(
         aside.restore_()
         for module, training in modes:
             module.training = training
+
+
+class Averaged(Protocol):
+    """What has an average over a model's parameters."""
+
+    @property
+    def layout(self) -> Layout:
+        """The parameters."""
+
+    @property
+    def mean(self) -> Tensor:
+        """The average (D,)."""
+
+
+def mean_applied(
+    self: Averaged,
+    model: nn.Module,
+    *,
+    bn_loader: Iterable[Any] | None = None,
+    forward: Forward | None = None,
+) -> AbstractContextManager[nn.Module]:
+    """`with average.applied(model):` the model holds the average, afterwards its own weights exactly.
+
+    Args:
+        model: as at construction.
+        bn_loader: training data for the batch-norm statistics of the average.
+        forward: how a batch of it is fed to the model.
+
+    Raises:
+        StateError: no snapshot yet.
+    """
+    return applied(model, self.layout, self.mean, bn_loader=bn_loader, forward=forward)
 
 
 @final

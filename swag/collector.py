@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any, NoReturn, final
 
@@ -12,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from swag import moments
-from swag.applied import applied
-from swag.batches import Forward
+from swag.applied import mean_applied
 from swag.collector_state import STATE_VERSION, checked_state
 from swag.errors import InputError, StateError
 from swag.forecast import Forecast, check_fits, forecast
@@ -221,15 +219,7 @@ class Collector:
         """
         return PointMass(self.mean, layout=self.layout)
 
-    def applied(
-        self, model: nn.Module, *, bn_loader: Iterable[Any] | None = None, forward: Forward | None = None
-    ) -> AbstractContextManager[nn.Module]:
-        """`with collector.applied(model):` the model holds θ̄, afterwards its own weights; see `applied`.
-
-        Raises:
-            StateError: no snapshot yet.
-        """
-        return applied(model, self.layout, self.mean, bn_loader=bn_loader, forward=forward)
+    applied = mean_applied
 
     def swag_diag(self, scale: float = 1.0) -> LowRankGaussian:
         """SWAG-diag: N(θ̄, scale·Σ_diag), Σ_diag = sq_dev/n (population variance).

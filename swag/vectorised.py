@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 
-from swag.batches import Forward
 from swag.errors import InputError
+from swag.functional import Caller, called
 from swag.members import MemberStack
 
 
@@ -38,7 +37,7 @@ def each_vmapped(
         CannotVmap: at the first chunk, such as for control flow that depends on values.
         InputError: not even one member fits into memory.
     """
-    caller = _Caller(members.module, forward)
+    caller = Caller(members.module, forward)
     start = chosen.start
     while start < chosen.stop:
         stop = min(start + chunk, chosen.stop)
@@ -61,37 +60,9 @@ def each_vmapped(
     return chunk
 
 
-class _Caller(nn.Module):
-    """A module whose call is forward(module, batch), so that a functional call reaches the user's way."""
-
-    def __init__(self, module: nn.Module, forward: Forward) -> None:
-        super().__init__()
-        self.module = module
-        self._run = forward
-
-    def forward(self, batch: Any) -> Any:
-        return self._run(self.module, batch)
-
-
-def _run(members: MemberStack, caller: _Caller, batch: Any, start: int, stop: int) -> Tensor:
+def _run(members: MemberStack, caller: Caller, batch: Any, start: int, stop: int) -> Tensor:
     values = {
         f"module.{name}": stacked
         for name, stacked in (*members.stacked_weights(start, stop), *members.stacked_buffers(start, stop))
     }
-    with _put_back(caller):
-        return vmap(lambda own: functional_call(caller, own, (batch,)), randomness="different")(values)
-
-
-@contextmanager
-def _put_back(module: nn.Module) -> Iterator[None]:
-    """Afterwards every slot holds the tensor it held before.
-
-    A functional call forgets to where one module has two names, and leaves the stacked tensors in it.
-    """
-    held = [(own, dict(own._parameters), dict(own._buffers)) for own in module.modules()]
-    try:
-        yield
-    finally:
-        for own, parameters, buffers in held:
-            own._parameters.update(parameters)
-            own._buffers.update(buffers)
+    return vmap(lambda own: called(caller, own, batch), randomness="different")(values)

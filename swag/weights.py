@@ -131,16 +131,7 @@ def draw(
     Raises:
         InputError: a budget below one weight vector, or a posterior that cannot draw a part of a sequence.
     """
-    size = posterior.mean.numel() * posterior.mean.element_size()
-    if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int) or budget < 2 * size):
-        raise InputError(
-            f"memory_budget: got {budget!r}; pass bytes, at least {2 * size:,} for two weight vectors, or "
-            "None to keep all members"
-        )
-    at_once = n_samples
-    if budget is not None and budget < n_samples * size:
-        # Half of it: the module refers to a block until the next one is there.
-        at_once = max(1, budget // (2 * size))
+    at_once = n_samples if budget is None else _at_once(posterior.mean.nbytes, n_samples, budget)
     atoms: Tensor | None = getattr(posterior, "atoms", None)
     if atoms is not None and n_samples % len(atoms) == 0:
         if len(atoms) < n_samples:
@@ -152,10 +143,21 @@ def draw(
     if at_once < n_samples:
         if not hasattr(posterior, "sample_range"):
             raise InputError(
-                f"memory_budget: {n_samples} members of {size:,} bytes do not fit, and a "
+                f"memory_budget: {n_samples} members of {posterior.mean.nbytes:,} bytes do not fit, and a "
                 f"{type(posterior).__name__} has no sample_range(start, stop) to draw them in parts; pass a "
                 "larger budget"
             )
         return Redrawn(posterior, seed, range(n_samples), at_once, device), points, point_of
     thetas = posterior.sample(n_samples, generator=torch.Generator().manual_seed(seed))
     return Kept(thetas.to(device)), points, point_of
+
+
+def _at_once(size: int, n_samples: int, budget: int) -> int:
+    """How many members of so many bytes a budget holds."""
+    if isinstance(budget, bool) or not isinstance(budget, int) or budget < 2 * size:
+        raise InputError(
+            f"memory_budget: got {budget!r}; pass bytes, at least {2 * size:,} for two weight vectors, or "
+            "None to keep all members"
+        )
+    # Half of it: the module refers to a block until the next one is there.
+    return n_samples if budget >= n_samples * size else max(1, budget // (2 * size))

@@ -23,6 +23,7 @@ from swag.subspace import (
     Subspace,
     UnivariateSlice,
 )
+from tests import cases
 from tests.checks import assert_close
 from tests.runs import seeded
 
@@ -336,3 +337,16 @@ def test_the_band_is_narrow_at_the_data_and_wide_in_the_gap(toy: Any, tmp_path: 
     report = swag.Report({"VI": ensemble(features(x))}, y)
     report.save(tmp_path / "report.json")
     assert '"VI"' in (tmp_path / "report.json").read_text(encoding="utf-8")
+
+
+def test_a_module_with_two_names_is_whole_after_vmap() -> None:
+    """What one call leaves in the private copy must not be in the way of the next."""
+    model, x = cases.SharedBatchNorm().eval(), cases.features(12)
+    labels = torch.arange(12) % 2
+    layout = swag.Layout.of(model)
+    space = swag.Subspace(layout.flatten(model), torch.eye(layout.size)[:, :2], layout=layout)
+    found = swag.subspace.LogLikelihood(model, space, [(x, labels)], swag.Categorical())
+    z = torch.tensor([[0.0, 0.0], [0.3, -0.2], [0.1, 0.4]])
+    first, again = found.batch(z), found.batch(z)
+    assert torch.equal(first, again)
+    torch.testing.assert_close(torch.stack([found(one) for one in z]), first, rtol=1e-5, atol=1e-4)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import re
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 import swag
 from swag.atomic import write_text
 
+from ..record import cpu_name
 from .timing import Timing
 
 _NAMED = ("numpy", "gpytorch", "torch-uncertainty", "lightning-uq-box", "torchmetrics", "netcal")
@@ -163,19 +163,3 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "bfloat16_on_cpu": torch.cpu._is_avx512_bf16_supported() if hasattr(torch, "cpu") else False,
     }
-
-
-def cpu_name() -> str:
-    """The processor, with family and model, since names of virtual machines say little."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.processor() or platform.machine()
-    found = {
-        key: match.group(1)
-        for key in ("model name", "cpu family", "model")
-        if (match := re.search(rf"^{key}\s*: (.*)$", text, re.MULTILINE))
-    }
-    return (
-        f"{found.get('model name', 'unknown')} (family {found.get('cpu family')}, model {found.get('model')})"
-    )

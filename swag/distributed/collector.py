@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, final
@@ -18,6 +17,7 @@ from swag.distributed.applied import applied
 from swag.distributed.gaussian import ShardedGaussian
 from swag.distributed.point import ShardedPointMass
 from swag.distributed.ranks import Ranks
+from swag.distributed.saving import save_whole
 from swag.distributed.shards import Shards
 from swag.distributed.states import load_state, state_of
 from swag.errors import StateError
@@ -199,16 +199,7 @@ class ShardedCollector:
             what, lambda: self._inner.n_collected, lambda n: [f"{n} snapshots collected"], StateError
         )
 
-    def __swag_save__(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        provenance: Mapping[str, str | int | float | bool | None] | None = None,
-    ) -> None:
-        """What `swag.save` does with it; collective, see `swag.distributed.save`."""
-        from swag.distributed.files import save  # which reads and writes this class
-
-        save(path, self, provenance=provenance)
+    __swag_save__ = save_whole
 
     def __repr__(self) -> str:
         shards = self.shards

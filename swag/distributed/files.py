@@ -16,7 +16,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from swag.atomic import replacing
 from swag.distributed.collector import ShardedCollector
 from swag.distributed.gaussian import ShardedGaussian
 from swag.distributed.point import ShardedPointMass
@@ -25,9 +24,9 @@ from swag.distributed.shards import Shards
 from swag.distributed.slices import READERS, Slices
 from swag.distributed.streams import Stream, owners
 from swag.errors import FileError, InputError, StateError
-from swag.files import FORMAT_VERSION, FileInfo, describe
+from swag.files import FileInfo, describe
+from swag.files.store import document_of, write_document
 from swag.parameters import Layout
-from swag.progress import track_bytes
 from swag.tensorfile import Stacked, TensorFile, write_tensors
 
 Sharded = ShardedCollector | ShardedGaussian | ShardedPointMass
@@ -69,7 +68,7 @@ def save(
     def make() -> tuple[str, dict[str, tuple[list[Tensor], torch.dtype]], str]:
         header, vectors = _parts(obj)
         said = {key: value for key, value in header.items() if key != "layout"}
-        return _document(header, provenance), vectors, json.dumps(said, sort_keys=True)
+        return document_of(header, provenance), vectors, json.dumps(said, sort_keys=True)
 
     document, vectors, _ = ranks.alike("obj", make, lambda made: [made[2]], StateError)
     table = owners(obj.shards)
@@ -84,7 +83,7 @@ def save(
             write_tensors(os.devnull, streams)
             return
         try:
-            _write(path, document, streams)
+            write_document(path, document, streams)
         except StateError:  # the others are gone
             raise
         except Exception:
@@ -171,24 +170,3 @@ def _parts(obj: Sharded) -> tuple[dict[str, Any], dict[str, tuple[list[Tensor], 
     vectors = {name: ([value], value.dtype) for name, value in state.items() if isinstance(value, Tensor)}
     header = {"kind": "collector", **{k: v for k, v in state.items() if k not in vectors}, "layout": layout}
     return header, {**vectors, "deviations": (rows, obj.local.deviation_dtype)} if vectors else {}
-
-
-def _document(header: dict[str, Any], provenance: Mapping[str, Any] | None) -> str:
-    """The text around an object, as `swag.save` writes it."""
-    from swag import __version__
-
-    document = {"format_version": FORMAT_VERSION, "swag_version": __version__, "object": header}
-    if provenance:
-        if not isinstance(provenance, Mapping) or not all(
-            isinstance(key, str) and isinstance(value, str | int | float | None)
-            for key, value in provenance.items()
-        ):
-            raise InputError(f"provenance: got {provenance!r:.200}; pass text and numbers by name")
-        document["provenance"] = dict(provenance)
-    return json.dumps(document, sort_keys=True)
-
-
-def _write(path: str | os.PathLike[str], document: str, streams: Mapping[str, Tensor | Stacked]) -> None:
-    n_bytes = sum(torch.Size(t.shape).numel() * t.dtype.itemsize for t in streams.values())
-    with replacing(path) as temporary, track_bytes(n_bytes, "save") as on_bytes:
-        write_tensors(temporary, streams, {"swag": document}, on_bytes=on_bytes)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Mapping
 from typing import final
 
 import torch
 from torch import Tensor
 
+from swag.distributed.saving import save_whole
 from swag.distributed.shards import Shards
 from swag.errors import InputError, StateError
 from swag.parameters import Layout
@@ -161,16 +160,7 @@ class ShardedGaussian:
         total = log_det.squeeze() + 2 * cholesky.diagonal().log().sum()
         return total, cholesky, quadratic, projected.view(n, k)
 
-    def __swag_save__(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        provenance: Mapping[str, str | int | float | bool | None] | None = None,
-    ) -> None:
-        """What `swag.save` does with it; collective, see `swag.distributed.save`."""
-        from swag.distributed.files import save  # which reads and writes this class
-
-        save(path, self, provenance=provenance)
+    __swag_save__ = save_whole
 
     def __repr__(self) -> str:
         size, here = self.shards.layout.size, self.mean.numel()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
 from typing import final
 
 import torch
 from torch import Tensor
 
+from swag.distributed.saving import save_whole
 from swag.distributed.shards import Shards
 from swag.parameters import Layout
 from swag.posterior import PointMass
@@ -50,16 +49,7 @@ class ShardedPointMass:
         """Copies of this rank's mean (stop − start, D_local)."""
         return self.local.sample_range(start, stop, generator=generator)
 
-    def __swag_save__(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        provenance: Mapping[str, str | int | float | bool | None] | None = None,
-    ) -> None:
-        """What `swag.save` does with it; collective, see `swag.distributed.save`."""
-        from swag.distributed.files import save  # which reads and writes this class
-
-        save(path, self, provenance=provenance)
+    __swag_save__ = save_whole
 
     def __repr__(self) -> str:
         return f"ShardedPointMass(D={self.shards.layout.size:,}, {self.mean.numel():,} of them here)"

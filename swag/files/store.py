@@ -172,13 +172,22 @@ def describe(path: str | os.PathLike[str]) -> FileInfo:
 
 
 def _write(path: str | os.PathLike[str], packed: Packed, provenance: Provenance | None) -> None:
+    header, tensors = packed
+    write_document(path, document_of(header, provenance), tensors)
+
+
+def document_of(header: Header, provenance: Provenance | None) -> str:
+    """The text that stands in a file beside an object's tensors."""
     from swag import __version__
 
-    header, tensors = packed
     document: Header = {"format_version": FORMAT_VERSION, "swag_version": __version__, "object": header}
     if provenance:
         document["provenance"] = _checked(provenance)
-    text = json.dumps(document, sort_keys=True)
+    return json.dumps(document, sort_keys=True)
+
+
+def write_document(path: str | os.PathLike[str], text: str, tensors: Mapping[str, Any]) -> None:
+    """Writes such a text and the tensors, or what streams them; the file appears whole or not at all."""
     n_bytes = sum(torch.Size(t.shape).numel() * t.dtype.itemsize for t in tensors.values())
     with replacing(path) as temporary, track_bytes(n_bytes, "save") as on_bytes:
         write_tensors(temporary, tensors, {"swag": text}, on_bytes=on_bytes)

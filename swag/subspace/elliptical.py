@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from swag.noise import take_seed
-from swag.posterior import Empirical
 from swag.subspace.chains import Chains
+from swag.subspace.method import run
 from swag.subspace.recorder import Recorder
 from swag.subspace.space import Subspace
 from swag.subspace.target import (
@@ -96,25 +96,7 @@ class EllipticalSlice:
     burn_in: int = 100
     thin: int = 1
 
-    def run(
-        self,
-        log_likelihood: Any,
-        *,
-        prior_std: float | Tensor,
-        temperature: float = 1.0,
-        subspace: Subspace | None = None,
-        z0: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Empirical:
-        """`infer(…).posterior()`: the lifted draws."""
-        return self.infer(
-            log_likelihood,
-            prior_std=prior_std,
-            temperature=temperature,
-            subspace=subspace,
-            z0=z0,
-            generator=generator,
-        ).posterior()
+    run = run
 
     def infer(
         self,

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from swag.errors import InputError
 from swag.noise import take_seed
-from swag.posterior import Empirical
 from swag.subspace.climb import climb, reached
 from swag.subspace.fits import FlowFit
+from swag.subspace.method import run
 from swag.subspace.realnvp import RealNVP
 from swag.subspace.space import Subspace
 from swag.subspace.target import check_count, check_values, start_of, subspace_of, target_of
@@ -52,25 +52,7 @@ class FlowVI:
     first_std: float = 0.1
     n_elbo: int = 1024
 
-    def run(
-        self,
-        log_likelihood: Any,
-        *,
-        prior_std: float | Tensor,
-        temperature: float = 1.0,
-        subspace: Subspace | None = None,
-        z0: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Empirical:
-        """`infer(…).posterior()`: lifted draws of the flow."""
-        return self.infer(
-            log_likelihood,
-            prior_std=prior_std,
-            temperature=temperature,
-            subspace=subspace,
-            z0=z0,
-            generator=generator,
-        ).posterior()
+    run = run
 
     def infer(
         self,

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from swag.errors import InputError
 from swag.noise import take_seed
-from swag.posterior import LowRankGaussian
 from swag.subspace.climb import climb, reached
 from swag.subspace.fits import GaussianFit, unknown
 from swag.subspace.gaussian_family import GaussianFamily
+from swag.subspace.method import run
 from swag.subspace.space import Subspace
 from swag.subspace.target import (
     Target,
@@ -118,25 +118,7 @@ class MeanFieldVI:
     first_std: float = 0.1
     n_elbo: int = 256
 
-    def run(
-        self,
-        log_likelihood: Any,
-        *,
-        prior_std: float | Tensor,
-        temperature: float = 1.0,
-        subspace: Subspace | None = None,
-        z0: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> LowRankGaussian:
-        """`infer(…).posterior()`: a Gaussian over the weights, inside the subspace."""
-        return self.infer(
-            log_likelihood,
-            prior_std=prior_std,
-            temperature=temperature,
-            subspace=subspace,
-            z0=z0,
-            generator=generator,
-        ).posterior()
+    run = run
 
     def infer(
         self,
@@ -187,25 +169,7 @@ class FullCovarianceVI:
     first_std: float = 0.1
     n_elbo: int = 256
 
-    def run(
-        self,
-        log_likelihood: Any,
-        *,
-        prior_std: float | Tensor,
-        temperature: float = 1.0,
-        subspace: Subspace | None = None,
-        z0: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> LowRankGaussian:
-        """`infer(…).posterior()`: a Gaussian over the weights, inside the subspace."""
-        return self.infer(
-            log_likelihood,
-            prior_std=prior_std,
-            temperature=temperature,
-            subspace=subspace,
-            z0=z0,
-            generator=generator,
-        ).posterior()
+    run = run
 
     def infer(
         self,

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.func import grad, jacfwd
 
-from swag.posterior import LowRankGaussian
 from swag.subspace.fits import GaussianFit, unknown
+from swag.subspace.method import run
 from swag.subspace.space import Subspace
 from swag.subspace.target import (
     Target,
@@ -52,20 +52,7 @@ class Laplace:
 
     n_steps: int = 200
 
-    def run(
-        self,
-        log_likelihood: Any,
-        *,
-        prior_std: float | Tensor,
-        temperature: float = 1.0,
-        subspace: Subspace | None = None,
-        z0: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> LowRankGaussian:
-        """`infer(…).posterior()`: a Gaussian over the weights, inside the subspace."""
-        return self.infer(
-            log_likelihood, prior_std=prior_std, temperature=temperature, subspace=subspace, z0=z0
-        ).posterior()
+    run = run
 
     def infer(
         self,

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from swag.errors import InputError
 from swag.noise import split_seeds, take_seed
-from swag.posterior import Empirical
 from swag.progress import track
 from swag.subspace.chains import Chains
+from swag.subspace.method import run
 from swag.subspace.recorder import refuse_stuck
 from swag.subspace.space import Subspace
 from swag.subspace.target import (
@@ -52,25 +52,7 @@ class NUTS:
     target_accept: float = 0.8
     max_tree_depth: int = 8
 
-    def run(
-        self,
-        log_likelihood: Any,
-        *,
-        prior_std: float | Tensor,
-        temperature: float = 1.0,
-        subspace: Subspace | None = None,
-        z0: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Empirical:
-        """`infer(…).posterior()`: the lifted draws."""
-        return self.infer(
-            log_likelihood,
-            prior_std=prior_std,
-            temperature=temperature,
-            subspace=subspace,
-            z0=z0,
-            generator=generator,
-        ).posterior()
+    run = run
 
     def infer(
         self,

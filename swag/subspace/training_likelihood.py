@@ -12,11 +12,12 @@ from typing import Any, final
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 
 from swag.batches import Forward, as_tensor, check_loader, device_of, feed
 from swag.batchnorm import BatchNormPolicy, ExactBatchNorm, batchnorm_modules
 from swag.errors import InputError
+from swag.functional import Caller, called
 from swag.noise import checked_seed
 from swag.parameters import Layout, unwrap
 from swag.predictive import Likelihood
@@ -115,7 +116,7 @@ class LogLikelihood:
         layers = batchnorm_modules(unwrap(model), policy.frozen) if policy.needs_loader else {}
         found = batchnorm_modules(self._shadow.module)
         self._layers = {name: found[name] for name in layers}
-        self._caller = _Caller(self._shadow.module, self._forward)
+        self._caller = Caller(self._shadow.module, self._forward)
         self._chunk = chunk or max(1, min(_MOST_AT_ONCE, _WEIGHTS_AT_ONCE // layout.size))
         self._together: bool | None = None
         self._held: Values | None = None
@@ -217,7 +218,7 @@ class LogLikelihood:
 
     def _sum_of(self, values: Values, batch: Any) -> Tensor:
         """Σ log p over a batch's rows, in float64, for one set of weights and buffers."""
-        outputs = as_tensor(functional_call(self._caller, values, (batch,)))
+        outputs = as_tensor(called(self._caller, values, batch))
         rows = self._log_prob(outputs, self._target(batch))
         return rows.double().sum()
 
@@ -263,15 +264,3 @@ class LogLikelihood:
     def __repr__(self) -> str:
         note = f", approximate: {self.approximation}" if self.approximation else ""
         return f"LogLikelihood({self.n_rows:,} rows, k={self.subspace.k}{note})"
-
-
-class _Caller(nn.Module):
-    """A module whose call is forward(module, batch), so that a functional call reaches the user's way."""
-
-    def __init__(self, module: nn.Module, forward: Forward) -> None:
-        super().__init__()
-        self.module = module
-        self._run = forward
-
-    def forward(self, batch: Any) -> Any:
-        return self._run(self.module, batch)

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from swag.errors import InputError
 from swag.noise import take_seed
-from swag.posterior import Empirical
 from swag.subspace.chains import Chains
+from swag.subspace.method import run
 from swag.subspace.recorder import Array, Counts, Recorder
 from swag.subspace.space import Subspace
 from swag.subspace.target import (
@@ -90,25 +90,7 @@ class UnivariateSlice:
     thin: int = 1
     width: float = 1.0
 
-    def run(
-        self,
-        log_likelihood: Any,
-        *,
-        prior_std: float | Tensor,
-        temperature: float = 1.0,
-        subspace: Subspace | None = None,
-        z0: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Empirical:
-        """`infer(…).posterior()`: the lifted draws."""
-        return self.infer(
-            log_likelihood,
-            prior_std=prior_std,
-            temperature=temperature,
-            subspace=subspace,
-            z0=z0,
-            generator=generator,
-        ).posterior()
+    run = run
 
     def infer(
         self,

@@ -10,7 +10,7 @@ from typing import Any, Protocol, final
 import torch
 from torch import Tensor, nn
 
-from swag.applied import Aside, applied
+from swag.applied import Aside, mean_applied
 from swag.batches import Forward
 from swag.errors import InputError, StateError
 from swag.parameters import Layout, Select
@@ -138,20 +138,7 @@ class RunningAverage:
         """
         return PointMass(self.mean, layout=self.layout)
 
-    def applied(
-        self, model: nn.Module, *, bn_loader: Iterable[Any] | None = None, forward: Forward | None = None
-    ) -> AbstractContextManager[nn.Module]:
-        """`with average.applied(model):` the model holds the average, afterwards its own weights exactly.
-
-        Args:
-            model: as at construction.
-            bn_loader: training data for the batch-norm statistics of the average.
-            forward: how a batch of it is fed to the model.
-
-        Raises:
-            StateError: no snapshot yet.
-        """
-        return applied(model, self.layout, self.mean, bn_loader=bn_loader, forward=forward)
+    applied = mean_applied
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain data, safe for `torch.load(weights_only=True)`; resumes bit for bit.

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
-from swag.applied import applied
-from swag.batches import Forward
+from swag.applied import mean_applied
 from swag.errors import InputError
 from swag.parameters import Layout, Select
 from swag.posterior import PointMass
@@ -115,11 +113,7 @@ class CustomAverage:
         """
         return PointMass(self.mean, layout=self.layout)
 
-    def applied(
-        self, model: nn.Module, *, bn_loader: Iterable[Any] | None = None, forward: Forward | None = None
-    ) -> AbstractContextManager[nn.Module]:
-        """As `RunningAverage.applied`."""
-        return applied(model, self.layout, self.mean, bn_loader=bn_loader, forward=forward)
+    applied = mean_applied
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain data, without the function."""
