@@ -353,6 +353,23 @@ def test_what_each_command_starts(
     assert started == [expected]
 
 
+def test_tests_alone_wait_for_the_frameworks(
+    run: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def install(venv: Path, fresh: bool, extras: str = "base") -> None:
+        asked.append(extras)
+        run.venv_python(venv).parent.mkdir(parents=True, exist_ok=True)
+        run.venv_python(venv).touch()
+
+    monkeypatch.setattr(run, "become", lambda command: 0)
+    monkeypatch.setattr(run, "check", lambda python, arguments: 0)
+    for command in ("demo", "demo", "test", "test", "demo"):
+        assert run.main([command], tmp_path / "venv", install) == 0
+    assert asked == ["base", run.TEST_EXTRAS]
+
+
 def fake_python(folder: Path, failing: dict[str, int]) -> Path:
     """Stands in for the environment's Python: writes down what it was asked, fails where it is told to."""
     cases = "".join(f'  "-m {step}"*) exit {code} ;;\n' for step, code in failing.items())
