@@ -1,4 +1,4 @@
-"""Each page of docs/integrations shows one complete script; it runs as it stands and prints what the page says."""
+"""Each page of docs/integrations shows one complete script, which runs and prints what the page says."""
 
 import os
 import re
