@@ -62,8 +62,9 @@ class Installer:
         self.run = run
         self.fresh: list[bool] = []
 
-    def __call__(self, venv: Path, fresh: bool) -> None:
+    def __call__(self, venv: Path, fresh: bool, extras: str = "") -> None:
         self.fresh.append(fresh)
+        self.extras = extras
         python = self.run.venv_python(venv)
         python.parent.mkdir(parents=True, exist_ok=True)
         python.unlink(missing_ok=True)
@@ -342,32 +343,29 @@ sys.exit(run.main(["python", "-c", code, "a b", "--c"], venv, install))
         (["swag", "info", "x"], "swag info x"),
         (["bench", "-h"], "python -m experiments.performance -h"),
         (["python"], "python"),
+        (["docs", "--linkcheck"], "python build.py --linkcheck"),
     ],
 )
 def test_what_each_command_starts(
     run: ModuleType, tmp_path: Path, command: list[str], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[str] = []
-    monkeypatch.setattr(run, "become", lambda c: started.append(" ".join([Path(c[0]).name, *c[1:]])) or 3)
+    monkeypatch.setattr(run, "become", lambda c: started.append(" ".join(Path(word).name for word in c)) or 3)
     assert run.main(command, tmp_path / "venv", Installer(run)) == 3
     assert started == [expected]
 
 
-def test_tests_alone_wait_for_the_frameworks(
+def test_only_tests_and_docs_wait_for_the_frameworks(
     run: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[str] = []
-
-    def install(venv: Path, fresh: bool, extras: str = "base") -> None:
-        asked.append(extras)
-        run.venv_python(venv).parent.mkdir(parents=True, exist_ok=True)
-        run.venv_python(venv).touch()
-
+    install = Installer(run)
     monkeypatch.setattr(run, "become", lambda command: 0)
     monkeypatch.setattr(run, "check", lambda python, arguments: 0)
-    for command in ("demo", "demo", "test", "test", "demo"):
+    asked = []
+    for command in ("demo", "demo", "test", "docs", "demo"):
         assert run.main([command], tmp_path / "venv", install) == 0
-    assert asked == ["base", run.TEST_EXTRAS]
+        asked.append((len(install.fresh), install.extras))
+    assert asked == [(1, ""), (1, ""), *[(2, run.ALL_EXTRAS)] * 3]
 
 
 def fake_python(folder: Path, failing: dict[str, int]) -> Path:
