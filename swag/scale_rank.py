@@ -256,9 +256,9 @@ def _point(setting: tuple[float, int], losses: Tensor, best: Tensor, n: int) -> 
 
 def _edges(best: tuple[float, int], scales: list[float], ranks: list[int], own_rank: int) -> Iterator[str]:
     scale, rank = best
-    if scale == scales[-1]:
+    if len(scales) > 1 and scale == scales[-1]:
         yield f"the best scale, {scale:g}, is the largest that was tried; try larger ones"
-    elif scale == scales[0]:
+    elif len(scales) > 1 and scale == scales[0]:
         yield f"the best scale, {scale:g}, is the smallest that was tried; try smaller ones, and SWA"
     if len(ranks) > 1 and rank == ranks[-1]:
         more = "try larger ones" if rank < own_rank else "collect with a larger rank"

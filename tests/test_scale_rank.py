@@ -65,6 +65,10 @@ def test_it_finds_the_scale_the_data_have(scale: float) -> None:
     assert f"{scale:8.4g}" in str(tuned) and "<- best" in str(tuned)
 
 
+def test_a_single_scale_is_no_edge() -> None:
+    assert tune_constant(100.0, scales=[0.5]).at_edge == ()
+
+
 @pytest.mark.parametrize(
     ("variance", "words"), [(100.0, "4, is the largest"), (0.0, "0.0625, is the smallest")]
 )

@@ -46,19 +46,34 @@ def train(
     model: nn.Module, rows: Rows, rates: Sequence[float], *, weight_decay: float, seed: int, name: str
 ) -> Iterator[int]:
     """Trains a model in place, one epoch for every rate, and yields after each of them."""
-    generator = torch.Generator().manual_seed(seed)
+    batches = Batches(rows, seed)
     optimizer = torch.optim.SGD(model.parameters(), lr=rates[0], momentum=MOMENTUM, weight_decay=weight_decay)
     for epoch, rate in enumerate(track(rates, name)):
         model.train()
         for group in optimizer.param_groups:
             group["lr"] = rate
-        images = shifted(rows.images, generator)
-        for batch in torch.randperm(len(rows), generator=generator).split(BATCH):
+        for images, labels in batches:
             optimizer.zero_grad()
-            F.cross_entropy(model(images[batch]), rows.labels[batch]).backward()
+            F.cross_entropy(model(images), labels).backward()
             optimizer.step()
         yield epoch
     model.eval()
+
+
+class Batches:
+    """Rows in random order, each image moved by up to a pixel; another order and other moves each time."""
+
+    def __init__(self, rows: Rows, seed: int) -> None:
+        self._rows = rows
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __len__(self) -> int:
+        return math.ceil(len(self._rows) / BATCH)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        images = shifted(self._rows.images, self.generator)
+        for batch in torch.randperm(len(self._rows), generator=self.generator).split(BATCH):
+            yield images[batch], self._rows.labels[batch]
 
 
 def shifted(images: Tensor, generator: torch.Generator) -> Tensor:

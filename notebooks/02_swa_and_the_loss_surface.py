@@ -11,7 +11,7 @@
 # ---
 
 # %% [markdown]
-# # From SGD to SWA to SWAG
+# # SWA and the loss surface: from SGD to SWA to SWAG
 #
 # Train a small network on handwritten digits; then train it a little differently, and look at the weights
 # on the way:
@@ -133,7 +133,7 @@ model = new_network()
 optimizer = new_optimizer(model.parameters())
 collector = swag.Collector(model, rank=20)
 batches = Batches(seed=0)
-wandering = []
+wandering, visited = [], []
 for epoch in range(40):
     model.train()
     for x, y in batches:
@@ -144,6 +144,7 @@ for epoch in range(40):
         halfway = copy.deepcopy(model)
     if epoch >= 20:
         collector.collect(model)
+        visited.append(collector.layout.flatten(model))
         wandering.append(judge("constant rate, last epoch", as_it_is(model))["NLL"])
 
 collector
@@ -223,6 +224,34 @@ for which in (0, 1):
     past_sgd, past_swa = (at[t + step][which] - at[t][which] for t, step in ((1.0, 0.5), (0.0, -0.5)))
     assert past_sgd > 5 * abs(past_swa)
 assert at[0.0][1] < at[1.0][1]
+
+# %% [markdown]
+# ### And a plane
+#
+# Through SGD's end, SWA and the last epoch of the constant rate, with the path of all the epochs projected
+# on it.
+
+# %%
+from swag import geometry
+
+data = [(task.train.images, task.train.labels)]
+scorer = geometry.Scorer(
+    new_network(), {"loss": geometry.Measure(F.cross_entropy, data)}, bn_loader=task.bn_loader
+)
+places = {"SGD": layout.flatten(sgd), "SWA": collector.mean, "last epoch": layout.flatten(model)}
+plane = geometry.Plane.through(*places.values(), layout=layout)
+grid = plane.grid(9, show=places.values())
+surface = geometry.evaluate_plane(plane, scorer, grid, points=places, paths={"epochs": torch.stack(visited)})
+figure, axis = plt.subplots(figsize=(6, 4.5), layout="constrained")
+_ = geometry.plot_plane(axis, surface, "loss", colorbar="training loss")
+
+# %% [markdown]
+# The epochs, seen on this plane, go round the low ground; each of them lies well above it in the other
+# directions. Their mean is in its middle.
+
+# %%
+loss = scorer(torch.stack([places["SWA"], places["last epoch"], *visited[::5]]))["loss"]
+assert float(loss[0]) < float(loss[1:].min())
 
 # %% [markdown]
 # ## 3. SWAG
