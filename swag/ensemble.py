@@ -73,7 +73,7 @@ class Ensemble:
 
     >>> import swag
     >>> model = nn.Linear(4, 3)
-    >>> posterior = swag.PointMass(swag.Layout.of(model).flatten(model), layout=swag.Layout.of(model))
+    >>> posterior = swag.PointMass.of(model)
     >>> ensemble = Ensemble(model, posterior, n_samples=30, seed=0)
     >>> ensemble(torch.zeros(2, 4)).probs.shape
     torch.Size([2, 3])

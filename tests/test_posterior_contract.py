@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from swag import Empirical, InputError, Layout, LowRankGaussian, Mixture, PointMass, Posterior
 from tests.cases import plain
@@ -160,3 +161,18 @@ def test_bad_numbers_of_samples(posterior: Posterior, n_samples: Any) -> None:
     with pytest.raises(InputError, match=r"n_samples: got .*; pass an integer of at least 1"):
         posterior.sample(n_samples, generator=generator)
     assert torch.equal(generator.get_state(), seeded().get_state())
+
+
+def test_a_point_of_a_model_is_a_copy_of_the_selected_weights() -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)).bfloat16()
+    model[0].bias.requires_grad_(False)
+    point = PointMass.of(model)
+    assert point.layout == Layout.of(model) and point.mean.dtype == torch.float32
+    assert point.layout.names == ("0.weight", "1.weight", "1.bias")
+    before = point.mean.clone()
+    nn.init.zeros_(model[0].weight)
+    assert torch.equal(point.mean, before) and bool(before[:6].any())
+    assert PointMass.of(model, ["1"]).layout.names == ("1.weight", "1.bias")
+    nn.init.constant_(model[1].bias, float("nan"))
+    with pytest.raises(InputError, match=r"1\.bias"):
+        PointMass.of(model)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from swag.diagnostics import Diagnosis, diagnose_points
-from swag.parameters import Layout
+from swag.parameters import Layout, Select
 from swag.posterior.protocol import (
     check_dense,
     check_finite,
@@ -40,6 +40,24 @@ class PointMass:
         check_finite("mean", mean, layout)
         self.mean = mean
         self.layout = layout
+
+    @classmethod
+    def of(cls, model: nn.Module, select: Select = None) -> PointMass:
+        """The weights a model has now, in the statistics' dtype: a copy.
+
+        Args:
+            model: any module.
+            select: which parameters: None for all that require a gradient, a predicate on (name, parameter),
+                or a list of names, module names or globs.
+
+        Raises:
+            InputError: nothing selected, or weights that are not finite.
+
+        >>> PointMass.of(nn.Linear(3, 1))
+        PointMass(D=4)
+        """
+        layout = Layout.of(model, select)
+        return cls(layout.flatten(model), layout=layout)
 
     @property
     def atoms(self) -> Tensor:
