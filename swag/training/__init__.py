@@ -22,6 +22,19 @@ if TYPE_CHECKING:
     from swag.training.optimizer import SWAOptimizer
     from swag.training.result import Trained
     from swag.training.rules import EMA, DebiasedEMA, Equal, Rule
+    from swag.training.semi_supervised import (
+        UNLABELLED,
+        CollectAt,
+        Consistency,
+        MeanTeacher,
+        PiModel,
+        SemiSupervised,
+        Supervised,
+        TwoHeads,
+        TwoStreams,
+        TwoStreamSampler,
+        train_semi_supervised,
+    )
     from swag.training.snapshots import Snapshots
     from swag.training.swap_phases import LargeBatch, SmallBatch
     from swag.training.swap_recipe import swap
@@ -45,6 +58,19 @@ _HOMES = {
     "swag.training.losses": ("DivergedError",),
     "swag.training.multi": ("TrainedMembers", "train_multi"),
     "swag.training.result": ("Trained",),
+    "swag.training.semi_supervised": (
+        "UNLABELLED",
+        "CollectAt",
+        "Consistency",
+        "MeanTeacher",
+        "PiModel",
+        "SemiSupervised",
+        "Supervised",
+        "TwoHeads",
+        "TwoStreams",
+        "TwoStreamSampler",
+        "train_semi_supervised",
+    ),
     "swag.training.snapshots": ("Snapshots",),
     "swag.training.swap_phases": ("LargeBatch", "SmallBatch"),
     "swag.training.swap_recipe": ("swap",),
@@ -56,9 +82,12 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "EMA",
     "FGE",
+    "UNLABELLED",
     "Average",
     "Callback",
+    "CollectAt",
     "CollectInto",
+    "Consistency",
     "CustomAverage",
     "DebiasedEMA",
     "DivergedError",
@@ -66,18 +95,25 @@ __all__ = [
     "Equal",
     "EveryStep",
     "LargeBatch",
+    "MeanTeacher",
     "NonMonotonicTrigger",
+    "PiModel",
     "Rule",
     "RunningAverage",
     "SWAOptimizer",
+    "SemiSupervised",
     "SmallBatch",
     "Snapshots",
     "Step",
     "Stop",
+    "Supervised",
     "Swap",
     "SwapResult",
     "Trained",
     "TrainedMembers",
+    "TwoHeads",
+    "TwoStreamSampler",
+    "TwoStreams",
     "WindowAverage",
     "continue_training",
     "fge",
@@ -86,6 +122,7 @@ __all__ = [
     "swap",
     "train",
     "train_multi",
+    "train_semi_supervised",
 ]
 
 
