@@ -64,8 +64,8 @@ ensembles = {
     "SWA": swag.Ensemble(trained.model, trained.swa(), bn_loader=task.bn_loader),
     "SWAG": swag.Ensemble(trained.model, trained.swag(), 20, bn_loader=task.bn_loader, seed=0),
 }
-test = {name: e.predict(task.test.images.split(500)) for name, e in ensembles.items()}
-held_out = {name: e.predict(task.validation.images.split(500)) for name, e in ensembles.items()}
+test = {name: e.predict(task.test.images) for name, e in ensembles.items()}
+held_out = {name: e.predict(task.validation.images) for name, e in ensembles.items()}
 
 # %% [markdown]
 # ## A reliability diagram, and what ECE makes of it

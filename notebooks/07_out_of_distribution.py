@@ -54,8 +54,8 @@ ensembles = {
     "SWAG": swag.Ensemble(one.model, one.swag(), 18, bn_loader=task.bn_loader, seed=0),
     "MultiSWAG": swag.Ensemble(one.model, mixture, 18, bn_loader=task.bn_loader, seed=0),
 }
-digits_seen = {name: e.predict(task.test.images.split(500)) for name, e in ensembles.items()}
-photographs = {name: e.predict(task.ood.split(500)) for name, e in ensembles.items()}
+digits_seen = {name: e.predict(task.test.images) for name, e in ensembles.items()}
+photographs = {name: e.predict(task.ood) for name, e in ensembles.items()}
 
 # %% [markdown]
 # ## Which score?
@@ -115,7 +115,7 @@ generator = torch.Generator().manual_seed(1)
 noise = torch.randn(task.test.images.shape, generator=generator)
 levels = [0.0, 0.15, 0.3, 0.45, 0.6]
 shifted = {
-    name: [e.predict((task.test.images + level * noise).split(500)) for level in levels]
+    name: [e.predict(task.test.images + level * noise) for level in levels]
     for name, e in ensembles.items()
 }
 figure, axes = plt.subplots(1, 3, figsize=(13, 3), layout="constrained")

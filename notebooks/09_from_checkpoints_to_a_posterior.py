@@ -108,7 +108,7 @@ assert warnings
 # statistics of their own, from training inputs (no labels); the ensemble computes them.
 
 # %%
-test, labels = task.test.images.split(500), task.test.labels
+test, labels = task.test.images, task.test.labels
 predictions = {
     "last checkpoint": swag.Ensemble.from_models([model]).predict(test),
     "SWA": swag.Ensemble(model, collector.swa(), bn_loader=task.bn_loader).predict(test),

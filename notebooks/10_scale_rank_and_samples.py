@@ -44,7 +44,7 @@ trained = swag.training.train(
 )
 model, collector = trained.model, trained.collector
 validation = [(task.validation.images, task.validation.labels)]
-test, labels = task.test.images.split(500), task.test.labels
+test, labels = task.test.images, task.test.labels
 collector
 
 # %% [markdown]

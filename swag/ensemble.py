@@ -203,12 +203,22 @@ class Ensemble:
                 self._forwarding.each(batch, accumulator.update, block)
         return [accumulator.compute() for accumulator in accumulators]
 
-    def predict(self, loader: Iterable[Any]) -> Any:
+    def predict(self, loader: Iterable[Any], *, batch_size: int = 500) -> Any:
         """The predictive for all the rows of a loader, in its order; the loader is read once.
+
+        Args:
+            loader: batches; or all the inputs as one tensor (N, …), which is read in parts.
+            batch_size: rows in a part of such a tensor; a loader has its own.
 
         Raises:
             InputError: the loader is empty.
         """
+        if isinstance(loader, Tensor):
+            if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+                raise InputError(f"batch_size: got {batch_size!r}; pass a number of rows, 1 or more")
+            if loader.ndim == 0 or not len(loader):
+                raise InputError("loader: got a tensor without rows; pass inputs (N, …), or batches of them")
+            loader = loader.split(batch_size)
         check_loader("loader", loader)
         batches = track(loader, "predict", total=length(loader))
         parts: list[Predictive] = []

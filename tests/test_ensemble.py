@@ -217,6 +217,8 @@ def test_predict_reads_tuples_dicts_and_data_loaders() -> None:
     assert torch.equal(ensemble.predict(torch.utils.data.DataLoader(labelled, 6)).probs, expected)
     by_keyword = [{"input": batch} for batch in x.split(6)]
     assert torch.equal(ensemble.predict(by_keyword).probs, expected)
+    assert torch.equal(ensemble.predict(x, batch_size=6).probs, expected)
+    assert ensemble.predict(x).n_rows == 20
 
 
 class Stream(torch.utils.data.IterableDataset):  # type: ignore[type-arg]

@@ -105,7 +105,9 @@ def test_bad_arguments(model: Callable[[], nn.Module], arguments: dict[str, Any]
     [
         ([], "loader: is empty"),
         (iter([]), "loader: gave no batch"),
-        (features(), r"loader: got a Tensor; .*\[x\]"),
+        (features()[:0], "loader: got a tensor without rows"),
+        (torch.tensor(1.0), "loader: got a tensor without rows"),
+        ({"x": features()}, r"loader: got a dict; .*\[x\]"),
         (None, "loader: got a NoneType"),
         ([None], "batch: cannot feed a NoneType"),
     ],
@@ -114,6 +116,13 @@ def test_bad_loaders(loader: Any, complaint: str) -> None:
     model = plain()
     with pytest.raises(swag.InputError, match=complaint):
         swag.Ensemble(model, gaussian(model), 2).predict(loader)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 2.5, True])
+def test_bad_batch_sizes(batch_size: Any) -> None:
+    model = plain()
+    with pytest.raises(swag.InputError, match="batch_size: got"):
+        swag.Ensemble(model, gaussian(model), 2).predict(features(), batch_size=batch_size)
 
 
 @pytest.mark.parametrize(
