@@ -115,8 +115,7 @@ generator = torch.Generator().manual_seed(1)
 noise = torch.randn(task.test.images.shape, generator=generator)
 levels = [0.0, 0.15, 0.3, 0.45, 0.6]
 shifted = {
-    name: [e.predict(task.test.images + level * noise) for level in levels]
-    for name, e in ensembles.items()
+    name: [e.predict(task.test.images + level * noise) for level in levels] for name, e in ensembles.items()
 }
 figure, axes = plt.subplots(1, 3, figsize=(13, 3), layout="constrained")
 for name, predictives in shifted.items():

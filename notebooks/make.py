@@ -9,6 +9,7 @@ second run gives the same files.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -23,6 +24,8 @@ def main(names: list[str]) -> int:
     except ImportError as error:
         print(f"{error}; run: ./run install notebooks", file=sys.stderr)
         return 2
+    # Libraries that import tqdm.auto warn, with a path of this machine, where there are no widgets.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")
     for source in sources():
         if names and source.stem not in names:
             continue
