@@ -120,13 +120,13 @@ def write_reference(source: Path) -> list[str]:
 
 
 def reference_page(module: ModuleType, sentence: str, shown: dict[int, str]) -> str:
-    """The page of one module: its classes and functions in the order of `__all__`.
+    """The page of one module: its classes and functions one after the other.
 
     `shown` says on which page each object was described before; a second page points there.
     """
     name = module.__name__
     lines, elsewhere = [f".. currentmodule:: {name}", ""], []
-    for public in module.__all__:
+    for public in public_names(module):
         value = getattr(module, public)
         if inspect.ismodule(value):
             continue
@@ -145,6 +145,17 @@ def reference_page(module: ModuleType, sentence: str, shown: dict[int, str]) -> 
     if elsewhere:
         head += [f"Also here, described where they are used most: {', '.join(elsewhere)}.", ""]
     return "\n".join([*head, "```{eval-rst}", *lines, "```", ""])
+
+
+def public_names(module: ModuleType) -> list[str]:
+    """`__all__`; or, of a module of one file, what it defines."""
+    if hasattr(module, "__all__"):
+        return list(module.__all__)
+    return [
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__
+    ]
 
 
 def main(arguments: list[str]) -> int:

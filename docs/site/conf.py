@@ -19,6 +19,8 @@ nb_execution_mode = "off"  # the outputs are stored with the notebooks; tests ru
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 4
 
+suppress_warnings = ["myst.header"]  # tables made by scripts begin at the third level
+
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
@@ -52,5 +54,11 @@ def _escaped(line):  # type: ignore[no-untyped-def]
     )
 
 
+def _skip(app, what, name, obj, skip, options):  # type: ignore[no-untyped-def]
+    """Leaves out what scikit-learn adds to its estimators for the routing of metadata."""
+    return True if re.fullmatch(r"set_\w+_request|get_metadata_routing", name) else None
+
+
 def setup(app):  # type: ignore[no-untyped-def]
+    app.connect("autodoc-skip-member", _skip)
     app.connect("autodoc-process-docstring", _plain, priority=400)
