@@ -6,11 +6,11 @@ The user's model is read once and never touched again, so an ensemble can predic
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from swag.parameters import Layout, clean_name, named_parameters, unwrap
 
@@ -46,25 +46,26 @@ class Shadow:
 
 
 def _copy(model: nn.Module) -> nn.Module:
-    memo: dict[int, object] = {}
     # Parameters are cloned by hand so that gradients are not copied along.
-    for _, parameter in named_parameters(model):
-        memo[id(parameter)] = nn.Parameter(parameter.detach().clone(), requires_grad=False)
-    # Tensors that hang on modules with a history (as torch.nn.utils.weight_norm, or a module that keeps its
-    # last features, leaves behind after a forward pass) refuse to be deep-copied.
-    for module in model.modules():
-        for tensor in _tensors_in(vars(module), set()):
-            if not tensor.is_leaf:
-                memo[id(tensor)] = tensor.detach().clone()
-    with torch.no_grad():
+    memo: dict[int, object] = {
+        id(parameter): nn.Parameter(parameter.detach().clone(), requires_grad=False)
+        for _, parameter in named_parameters(model)
+    }
+    with torch.no_grad(), _WithoutHistory():
         return copy.deepcopy(model, memo)
 
 
-def _tensors_in(value: Any, seen: set[int]) -> Iterator[Tensor]:
-    """The tensors in a value and, where it is a dict, list or tuple, in what it holds."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict | list | tuple) and id(value) not in seen:
-        seen.add(id(value))
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _tensors_in(item, seen)
+@final
+class _WithoutHistory(TorchFunctionMode):
+    """Inside, `copy.deepcopy` copies the values of tensors that have a history, which refuse it else.
+
+    Such tensors hang on modules after a forward pass, wherever one can keep them: the weight of
+    torch.nn.utils.weight_norm, the last features in a list, a distribution over actions.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is Tensor.__deepcopy__ and not args[0].is_leaf:
+            return args[0].detach().clone()
+        return func(*args, **(kwargs or {}))

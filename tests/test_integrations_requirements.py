@@ -3,11 +3,18 @@
 import re
 import subprocess
 import sys
+import tomllib
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from swag.errors import SwagError
 from swag.integrations.requirements import MissingPackage, require
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
@@ -54,13 +61,51 @@ def test_a_package_that_lacks_what_it_needs_itself(package):
         require(name, "1", "x")
 
 
+@pytest.mark.parametrize(
+    "source",
+    ["raise RuntimeError('operator torchvision::nms does not exist')", "from torch import no_such_name"],
+)
+def test_a_package_that_cannot_be_imported_says_why(package, source):
+    name = package("made_up_unfit", source)
+    with pytest.raises(MissingPackage, match=r"importing it raises .*Error \(.*\); .*\[x\]") as raised:
+        require(name, "1", "x")
+    assert raised.value.__cause__ is not None
+
+
 def test_without_a_version_there_is_no_objection(package):
     require(package("made_up_silent", ""), "99", "x")
 
 
-def test_the_version_of_a_distribution_by_another_name():
-    with pytest.raises(MissingPackage, match="found version"):
+def test_the_version_of_a_distribution_by_another_name(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", ModuleType("sklearn"))  # which does not state its version
+    with pytest.raises(MissingPackage, match=rf"found version {re.escape(version('scikit-learn'))}"):
         require("sklearn", "999", "x")
+
+
+INTEGRATIONS = [  # name, package, oldest version that serves, extra
+    ("skorch", "skorch", "1.1", "skorch"),
+    ("botorch", "botorch", "0.18", "botorch"),
+    ("torchmetrics", "torchmetrics", "1.6", "torchmetrics"),
+    ("tensorboard", "tensorboard", "2.18", "tensorboard"),
+    ("stable_baselines3", "stable_baselines3", "2.6", "rl"),
+]
+
+
+@pytest.mark.parametrize(("name", "package", "minimum", "extra"), INTEGRATIONS)
+def test_every_integration_names_the_version_wanted_and_its_extra(name, package, minimum, extra, monkeypatch):
+    module = f"swag.integrations.{name}"
+    for loaded in [loaded for loaded in sys.modules if (loaded + ".").startswith(module + ".")]:
+        monkeypatch.delitem(sys.modules, loaded)
+    old = ModuleType(package)
+    old.__version__ = "0.0.7"
+    monkeypatch.setitem(sys.modules, package, old)
+    with pytest.raises(MissingPackage, match=rf"found version 0\.0\.7, version {minimum} .*\[{extra}\]"):
+        import_module(module)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingPackage, match=rf'not installed.*pip install "swag-torch\[{extra}\]"'):
+        import_module(module)
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"][extra]
+    assert any(line.startswith(f"{package.replace('_', '-')}>={minimum}") for line in declared)
 
 
 def test_importing_swag_imports_no_framework():

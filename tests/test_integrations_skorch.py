@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import sys
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +13,15 @@ from torch import Tensor, nn
 
 pytest.importorskip("skorch")
 
-import skorch
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
 from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetRegressor
-from skorch.callbacks import Callback, LRScheduler
+from skorch.callbacks import Callback, Checkpoint, LoadInitState, LRScheduler
 
 import swag
 from swag.errors import InputError, StateError
-from swag.integrations.requirements import MissingPackage
 from swag.integrations.skorch import SWAGCallback, callback_of, ensemble_log_likelihood
 from tests.checks import assert_close
 
@@ -96,6 +94,12 @@ def test_snapshots_are_those_of_the_epochs_asked_for(arguments: dict[str, Any], 
     assert net.history[:, "event_swag"] == [epoch in expected for epoch in range(8)]
 
 
+def test_a_fraction_of_the_epochs_is_not_cut_by_rounding() -> None:
+    """0.29 · 100 is 28.999…."""
+    starts = {s: SWAGCallback(swa_start=s)._start(classifier(max_epochs=100)) for s in (0.29, 0.75, 29)}
+    assert starts == {0.29: 29, 0.75: 75, 29: 29}
+
+
 def test_by_steps_only_training_batches_count() -> None:
     callbacks = [("swag", SWAGCallback(swa_start=4, every_steps=5)), ("seen", Seen())]
     net = classifier(callbacks=callbacks).fit(X, LABELS)
@@ -145,16 +149,48 @@ def test_predict_proba_is_the_average_over_members(module: Any) -> None:
     assert_close(ensemble_log_likelihood(net, X, LABELS), expected, rtol=1e-6)
 
 
-def test_labels_of_the_users_own_come_back() -> None:
-    names = np.where(LABELS == 1, 7, 3)
-    net = classifier().fit(X, LABELS)
-    net.classes_inferred_ = np.array([3, 7])
-    callback = callback_of(net)
-    assert set(callback.predict(net, X)) <= {3, 7}
-    assert (callback.predict(net, X) == names).mean() > 0.8
-    assert ensemble_log_likelihood(net, X, names) > -0.6
-    with pytest.raises(InputError, match="not trained with"):
-        ensemble_log_likelihood(net, X, names + 1)
+def test_classes_are_numbers_of_outputs_though_some_were_never_seen() -> None:
+    """As `net.predict` has it: skorch trains on y as it comes, and classes_ may be fewer, in any order."""
+    two = classifier(module__n_outputs=3, classes=[2, 0]).fit(X, 2 * LABELS)  # no row is of class 1
+    callback = callback_of(two)
+    got = callback.predict(two, X)
+    assert set(got) <= {0, 1, 2} and got.dtype == two.predict(X).dtype
+    assert np.array_equal(got, callback.predict_proba(two, X).argmax(1))
+    assert (got == 2 * LABELS).mean() > 0.8
+    expected = -swag.metrics.nll(callback.predict_proba(two, X), 2 * LABELS)
+    assert_close(ensemble_log_likelihood(two, X, 2 * LABELS), expected, rtol=1e-6)
+    unseen = np.ones_like(LABELS)  # a class of the net, though of no training row: improbable, not refused
+    assert ensemble_log_likelihood(two, X, unseen) < ensemble_log_likelihood(two, X, 2 * LABELS)
+    for wrong, message in ((2 * LABELS + 1, "labels"), (LABELS + 0.5, "not whole")):
+        with pytest.raises(InputError, match=message):
+            ensemble_log_likelihood(two, X, wrong)
+
+
+class Focal(nn.Module):
+    """A criterion on logits that skorch does not know."""
+
+    def forward(self, logits: Tensor, y: Tensor) -> Tensor:
+        chosen = logits.log_softmax(1).gather(1, y[:, None])
+        return -((1 - chosen.exp()) ** 2 * chosen).mean()
+
+
+def test_outputs_are_read_as_the_net_says_and_never_guessed() -> None:
+    unknown = classifier(criterion=Focal).fit(X, LABELS)
+    with pytest.raises(InputError, match=r"criterion: a Focal .*predict_nonlinearity"):
+        callback_of(unknown).predict_proba(unknown, X)
+    told = classifier(criterion=Focal, predict_nonlinearity=torch.nn.Softmax(-1)).fit(X, LABELS)
+    likelihood = swag.Categorical()
+    expected = callback_of(told).predictive(told, X, likelihood=likelihood).probs
+    assert_close(callback_of(told).predict_proba(told, X), expected, rtol=1e-5, scale=1.0)
+    # With the usual criterion, too, what the net was told goes first.
+    sharper = classifier(predict_nonlinearity=lambda logits: (3 * logits).softmax(-1)).fit(X, LABELS)
+    callback = callback_of(sharper)
+    callback.scale = 0.0
+    ours = classifier().fit(X, LABELS)
+    with torch.no_grad():
+        callback.collector_.layout.write_(ours.module_, callback.collector_.mean)
+        expected = (3 * ours.module_(torch.from_numpy(X))).softmax(1)
+    assert_close(callback.predict_proba(sharper, X), expected, rtol=1e-5, scale=1.0)
 
 
 def test_a_binary_classifier_with_one_logit() -> None:
@@ -209,6 +245,14 @@ def test_a_regressor_has_mean_and_spread() -> None:
         callback.predict_proba(net, X)
 
 
+def test_several_outputs_of_a_regressor_are_refused() -> None:
+    callbacks = [("swag", SWAGCallback(swa_start=1))]
+    net = NeuralNetRegressor(Network, max_epochs=4, lr=0.01, verbose=0, callbacks=callbacks)
+    net.fit(X, np.hstack([Y, Y]))
+    with pytest.raises(InputError, match=r"takes means \(N,\) or \(N, 1\)"):
+        callback_of(net).predict(net, X)
+
+
 def test_batch_norm_statistics_come_from_the_training_data() -> None:
     net = classifier(module__norm=True, train_split=None).fit(X, LABELS)
     callback = callback_of(net)
@@ -240,6 +284,38 @@ def test_a_pickled_net_predicts_the_same() -> None:
     assert callback_of(loaded).n_collected_ == 12
 
 
+class Stop(Callback):
+    """Ends training at the start of an epoch, as a killed process does."""
+
+    at = 7
+
+    def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:
+        if len(net.history) == self.at:
+            raise RuntimeError("killed")
+
+
+def test_a_killed_training_goes_on_from_skorchs_checkpoint(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = classifier().fit(X, LABELS)
+    kept = Checkpoint(monitor=None, f_pickle="net.pkl", dirname=str(tmp_path))
+    net = classifier(("kept", kept), ("stop", Stop()))
+    with pytest.raises(RuntimeError, match="killed"):
+        net.fit(X, LABELS)
+    loaded = pickle.loads((tmp_path / "net.pkl").read_bytes())
+    monkeypatch.setattr(Stop, "at", None)
+    loaded.partial_fit(X, LABELS, epochs=8 - len(loaded.history))
+    assert "not at hand" not in caplog.text
+    ours, theirs = callback_of(loaded), callback_of(whole)
+    for key in ("mean", "sq_dev", "deviations"):
+        assert torch.equal(getattr(ours.collector_, key), getattr(theirs.collector_, key))
+    assert ours.n_collected_ == theirs.n_collected_ == 4
+    # skorch's other way keeps the weights and the history, not what was collected: that is said.
+    resumed = classifier(("load", LoadInitState(kept)), max_epochs=1).fit(X, LABELS)
+    assert len(resumed.history) == 9 and callback_of(resumed).n_collected_ == 1
+    assert "has 4 epochs after swa_start whose snapshots are not at hand" in caplog.text
+
+
 def test_save_params_and_a_collector_in_its_own_file(tmp_path: Path) -> None:
     net = classifier().fit(X, LABELS)
     net.save_params(f_params=tmp_path / "net.safetensors", use_safetensors=True)
@@ -268,6 +344,17 @@ def test_arguments_are_parameters_of_the_net() -> None:
     assert callback_of(best).swa_start == search.best_params_["callbacks__swag__swa_start"]
     scores = search.cv_results_["mean_test_score"]
     assert scores[0] != scores[1]
+
+
+def test_in_a_pipeline_the_steps_before_come_first() -> None:
+    pipeline = Pipeline([("scale", StandardScaler()), ("net", classifier())]).fit(5 * X, LABELS)
+    callback, scaled = callback_of(pipeline), pipeline[:-1].transform(5 * X)
+    expected = -swag.metrics.nll(callback.predict_proba(pipeline[-1], scaled), LABELS)
+    assert_close(ensemble_log_likelihood(pipeline, 5 * X, LABELS), expected, rtol=1e-6)
+    alone = Pipeline([("net", pipeline[-1])])
+    assert_close(ensemble_log_likelihood(alone, scaled, LABELS), expected, rtol=1e-6)
+    with pytest.raises(InputError, match="has no SWAGCallback"):
+        callback_of(Pipeline([("scale", StandardScaler())]))
 
 
 # --- bad input -------------------------------------------------------------------------------------------
@@ -330,15 +417,3 @@ def test_a_rank_that_changed_meanwhile_is_refused() -> None:
     callback_of(net).rank = 7
     with pytest.raises(InputError, match="rank: is 7, but 3"):
         net.partial_fit(X, LABELS)
-
-
-def test_wrong_versions_and_a_missing_extra_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.startswith("swag.integrations.skorch")]:
-        monkeypatch.delitem(sys.modules, name)
-    with monkeypatch.context() as inside:
-        inside.setattr(skorch, "__version__", "0.15.0")
-        with pytest.raises(MissingPackage, match=r"0\.15\.0.*1\.1.*swag-torch\[skorch\]"):
-            import_module("swag.integrations.skorch")
-    monkeypatch.setitem(sys.modules, "skorch", None)
-    with pytest.raises(MissingPackage, match=r'pip install "swag-torch\[skorch\]"'):
-        import_module("swag.integrations.skorch")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 from pathlib import Path
@@ -17,12 +18,13 @@ pytest.importorskip("stable_baselines3")
 import gymnasium
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EveryNTimesteps
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.envs import FakeImageEnv, IdentityEnvMultiBinary
+from stable_baselines3.common.envs import FakeImageEnv, IdentityEnvMultiBinary, SimpleMultiObsEnv
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import configure
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
 import swag
 from swag.errors import FileError, InputError, StateError
@@ -34,6 +36,7 @@ from swag.integrations.stable_baselines3 import (
     SWAGCallback,
     action_statistics,
 )
+from swag.integrations.stable_baselines3.networks import selected
 from swag.training import EMA
 
 OFF_POLICY: dict[str, Any] = {"learning_starts": 10, "batch_size": 8, "buffer_size": 500}
@@ -274,6 +277,20 @@ class TestEvaluation:
         model.learn(20, callback=callback)
         assert own.obs_rms.count > 1 and np.array_equal(own.obs_rms.mean, training.obs_rms.mean)
         assert callback.evaluations[-1].mean("current") >= 1  # returns of the task, not normalised ones
+        with pytest.raises(InputError, match=r"normalises observations .*, which training does not"):
+            a2c().learn(20, callback=SWAGCallback(2, 0, 5, eval_env=own, eval_every=10))
+
+    def test_training_may_be_wrapped_in_another_way(self) -> None:
+        """Rewards normalised alone, and a monitor outside of the normalisation."""
+        plain = make_vec_env("CartPole-v1", n_envs=2)
+        rewards = VecNormalize(make_vec_env("CartPole-v1", n_envs=2, seed=0), norm_obs=False)
+        monitored = VecMonitor(VecNormalize(make_vec_env("CartPole-v1", n_envs=2, seed=0)))
+        own = VecNormalize(make_vec_env("CartPole-v1", n_envs=2), training=False, norm_reward=False)
+        for training, env in ((rewards, plain), (monitored, own)):
+            callback = SWAGCallback(2, 0, 10, eval_env=env, eval_every=10, n_eval_episodes=2)
+            a2c(training).learn(20, callback=callback)
+            assert len(callback.evaluations) == 2
+        assert np.array_equal(own.obs_rms.mean, monitored.venv.obs_rms.mean)
 
     def test_an_environment_that_raises(self) -> None:
         callback = SWAGCallback(
@@ -287,11 +304,12 @@ class TestEvaluation:
         assert isinstance(raised.value.__cause__, RuntimeError)
         n = callback.n_collected
         assert n > 0
-        # The weights are training's and not the average's: it goes on with them.
+        # The weights are training's and not the average's: it goes on with them, without evaluations.
         assert not torch.equal(callback.collector.layout.flatten(model.policy), callback.collector.mean)
-        callback._evaluator = None
-        model.learn(20, callback=callback)
-        assert callback.n_collected > n
+        without = SWAGCallback(2, 0, 5)
+        without.load_state_dict(callback.state_dict(), model)
+        model.learn(20, callback=without, reset_num_timesteps=False)
+        assert without.n_collected > n
 
     def test_a_training_environment_that_raises_leaves_the_averages(self) -> None:
         callback = SWAGCallback(2, 0, 5)
@@ -354,19 +372,24 @@ class TestFiles:
         assert len(ours["evaluations"]) == 4 and callback.n_collected == 23
         assert same(ours["collector"], theirs["collector"]) and same(ours["averages"], theirs["averages"])
 
-    def test_a_loaded_model_goes_on_with_its_average(self, trained: tuple[A2C, SWAGCallback, Path]) -> None:
+    def test_a_loaded_model_goes_on_with_its_average(
+        self, trained: tuple[A2C, SWAGCallback, Path], caplog: pytest.LogCaptureFixture
+    ) -> None:
         _, callback, folder = trained
         model = A2C.load(folder / "current.zip", env=make_vec_env("CartPole-v1"), device="cpu")
         again = SWAGCallback(
             3, 10, 5, also={"ema": EMA(0.9)}, eval_env=gymnasium.make("CartPole-v1"), eval_every=30
         )
         again.load(folder, model)
+        assert not caplog.text
         trajectory, mean, n = Trajectory(), callback.collector.mean, callback.n_collected
         model.learn(20, callback=[again, trajectory], reset_num_timesteps=False)
         assert n == 11 and again.n_collected == n + 4 and model.num_timesteps == 80
         thetas = trajectory.thetas([65, 70, 75, 80], again.collector.layout.names)
         expected = (n * mean + thetas.sum(0)) / (n + 4)
         torch.testing.assert_close(again.collector.mean, expected, atol=1e-6, rtol=1e-5)
+        again.load(folder, model)  # a model of a later time than the callback's file
+        assert "has done 80 steps, and what was collected is of step 60" in caplog.text
 
     def test_states_that_do_not_fit(self, trained: tuple[A2C, SWAGCallback, Path]) -> None:
         model, callback, folder = trained
@@ -418,6 +441,9 @@ class TestRefused:
             ({"scale": -1.0}, "scale: got -1.0"),
             ({"networks": "actor"}, "got a text"),
             ({"networks": ()}, "networks: is empty"),
+            ({"networks": (1,)}, "networks: got"),
+            ({"networks": 1}, "networks: got 1"),
+            ({"also": ["ema"]}, "also: got a list"),
             ({"also": {"swa": EMA(0.9)}}, "'swa' is taken"),
             ({"eval_every": 10}, "eval_env: missing"),
             ({"eval_env": "CartPole-v1", "eval_every": 10}, "eval_env: got a str"),
@@ -444,7 +470,22 @@ class TestRefused:
         callback, model = SWAGCallback(2, 0, 5), a2c()
         with pytest.raises(InputError, match="given twice"):
             model.learn(10, callback=[callback, callback])
+        with pytest.raises(InputError, match="given twice"):
+            model.learn(10, callback=[callback, CallbackList([callback])])
         model.learn(10, callback=callback)  # once is right, afterwards too
+        assert callback.n_collected == 2
+
+    def test_inside_of_another_callback(self) -> None:
+        """It would hear of no update and collect nothing."""
+        with pytest.raises(InputError, match=r"inside of an EveryNTimesteps; .*learn\(\) itself"):
+            a2c().learn(20, callback=EveryNTimesteps(5, SWAGCallback(2, 0, 5)))
+
+    def test_a_start_that_failed_is_no_second_one(self) -> None:
+        """Another callback refuses to start; with that mended, this one is not taken for given twice."""
+        callback, model = SWAGCallback(2, 0, 5), a2c()
+        with pytest.raises(InputError, match="actor"):
+            model.learn(10, callback=[callback, SWAGCallback(networks=("actor",))])
+        model.learn(10, callback=callback)
         assert callback.n_collected == 2
 
     def test_another_model_midway(self) -> None:
@@ -509,12 +550,26 @@ def observed(model: BaseAlgorithm, n: int = 6) -> np.ndarray:
     return np.stack(clip).astype(space.dtype)
 
 
+class OwnWay(ActorCriticPolicy):
+    """Chooses actions in a way of its own, as a recurrent policy does."""
+
+    def get_distribution(self, obs: Any) -> Any:
+        return super().get_distribution(-obs)
+
+
 class TestActions:
     @pytest.mark.parametrize(
         "make",
         [
             lambda: a2c("Pendulum-v1"),
             lambda: a2c("Pendulum-v1", use_sde=True),
+            lambda: A2C(
+                "MlpPolicy",
+                "Pendulum-v1",
+                use_sde=True,
+                policy_kwargs={**NARROW, "squash_output": True},
+                device="cpu",
+            ),
             lambda: off_policy(DDPG),
             lambda: off_policy(TD3),
             lambda: off_policy(SAC),
@@ -528,7 +583,7 @@ class TestActions:
                 device="cpu",
             ),
         ],
-        ids=["A2C", "A2C, gSDE", "DDPG", "TD3", "SAC", "PPO"],
+        ids=["A2C", "A2C, gSDE", "A2C, squashed", "DDPG", "TD3", "SAC", "PPO"],
     )
     def test_continuous_actions_are_those_of_predict(
         self, make: Any, caplog: pytest.LogCaptureFixture
@@ -595,6 +650,39 @@ class TestActions:
         assert both.probs.shape == (2, 3) and alone.probs.shape == (1, 3) and ask.n_samples == 3
         torch.testing.assert_close(alone.probs[0], both.probs[1])
 
+    def test_a_trained_policy_in_an_ensemble_of_ones_own(self) -> None:
+        """Its last distribution has a history, inside of a plain object, and refuses to be deep-copied."""
+        model = a2c("Pendulum-v1").learn(10)
+        with pytest.raises(RuntimeError, match="deepcopy"):
+            copy.deepcopy(model.policy)
+        ensemble = swag.Ensemble(
+            model.policy,
+            spread_posterior(model),
+            5,
+            seed=0,
+            likelihood=swag.HomoscedasticGaussian(1.0),
+            forward=lambda policy, x: policy(x, deterministic=True)[0],
+        )
+        x = observed(model)
+        layout, values = swag.Layout.of(model.policy), []
+        found = ensemble(torch.from_numpy(x))
+        for theta in spread_posterior(model).sample(5, generator=torch.Generator().manual_seed(0)):
+            layout.write_(model.policy, theta)
+            values.append(model.policy(torch.from_numpy(x), deterministic=True)[0].detach()[:, 0])
+        torch.testing.assert_close(found.mean, torch.stack(values).mean(0), atol=1e-5, rtol=1e-5)
+
+    def test_observations_that_are_dicts(self) -> None:
+        env = SimpleMultiObsEnv(random_start=False)
+        settings = {"cnn_output_dim": 4}
+        kwargs = {"features_extractor_kwargs": settings, "net_arch": [4]}
+        model = A2C("MultiInputPolicy", env, policy_kwargs=kwargs, seed=0, device="cpu")
+        posterior = spread_posterior(model, 0.05)
+        x = {key: np.stack([part] * 3) for key, part in env.reset()[0].items()}
+        found = action_statistics(model, posterior, x, 3, seed=0)
+        assert isinstance(found, DiscreteActions) and found.probs.shape == (3, 4)
+        votes = acted(model, posterior, x, 3, 0)
+        assert votes.shape == (3, 3) and (found.disagreement > 0).all()
+
     def test_a_posterior_over_the_actor_alone(self) -> None:
         callback = SWAGCallback(3, 10, 3, networks=("actor",))
         model = off_policy(DDPG).learn(30, callback=callback)
@@ -621,6 +709,15 @@ class TestActions:
             PolicyEnsemble(torch.nn.Linear(2, 2), posterior)
         with pytest.raises(InputError):
             PolicyEnsemble(off_policy(DDPG), posterior)
+        # All would agree, everywhere: no signal of safety.
+        for other, part in ((model, "value_net"), (off_policy(DDPG), "critic"), (off_policy(SAC), "critic")):
+            weights = swag.Layout.of(other.policy, select=selected(other.policy, (part,), "it"))
+            point = swag.PointMass(weights.flatten(other.policy), layout=weights)
+            with pytest.raises(InputError, match="posterior: has no weight that actions depend on"):
+                PolicyEnsemble(other, point)
+        own = A2C(OwnWay, "CartPole-v1", device="cpu")
+        with pytest.raises(InputError, match="is a OwnWay; pass a model of"):
+            PolicyEnsemble(own, spread_posterior(own))
         binary = A2C("MlpPolicy", IdentityEnvMultiBinary(2), device="cpu")
         with pytest.raises(InputError, match=r"MultiBinary.*statistics are for Discrete and Box"):
             PolicyEnsemble(binary, spread_posterior(binary))

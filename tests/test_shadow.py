@@ -134,6 +134,15 @@ def test_recurrent_layers() -> None:
     torch.testing.assert_close(shadow.module(x)[0], expected, rtol=1e-6, atol=1e-6)
 
 
+class Notes:
+    """A plain object; what it holds lies in slots, out of reach of `vars`."""
+
+    __slots__ = ("held",)
+
+    def __init__(self, held: Any) -> None:
+        self.held = held
+
+
 class Remembers(nn.Module):
     """Keeps what its last forward pass computed, with its history, wherever one can keep it."""
 
@@ -149,6 +158,7 @@ class Remembers(nn.Module):
         self.last = self.linear(x)
         self.average = 0.9 * self.average + 0.1 * self.last.mean(0)
         self.kept.append({"features": (self.last, 1)})
+        self.notes = Notes(torch.distributions.Categorical(logits=self.last))
         return self.last
 
 
@@ -159,10 +169,14 @@ def test_models_that_hold_tensors_with_a_history() -> None:
     with pytest.raises(RuntimeError, match="deepcopy"):
         copy.deepcopy(model)
     shadow = Shadow(model, Layout.of(model))
+    # The copy keeps the values, and one tensor stays one wherever it is held.
+    assert shadow.module.last is shadow.module.kept[1]["features"][0]
+    assert torch.equal(shadow.module.notes.held.logits, model.notes.held.logits)
+    assert shadow.module.notes.held.logits.grad_fn is None
     shadow.load_(torch.zeros(27))
     assert (shadow.module(features()) == 0).all()
     assert model.last is not None and model.last.grad_fn is not None
-    assert len(model.kept) == 2
+    assert len(model.kept) == 2 and model.notes.held.logits.grad_fn is not None
 
 
 def test_after_a_forward_pass_with_the_old_weight_norm() -> None:

@@ -38,6 +38,7 @@ _PACKAGES = ("stable-baselines3", "gymnasium", "mujoco")
 def main() -> int:
     names = [task.name for task in TASKS]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--data-dir", type=Path, help="not needed: environments bring no data")
     parser.add_argument("--out", type=Path, help="folder of the results (default: beside this script)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])

@@ -43,6 +43,13 @@ wanted; pip install "swag-torch[lightning]"
         raise MissingPackage(
             f"{package}: not installed, version {minimum} or later is wanted; {mend}"
         ) from error
+    except (
+        Exception
+    ) as error:  # compiled parts that do not match raise anything, torchvision's a RuntimeError
+        raise MissingPackage(
+            f"{package}: is installed, but importing it raises {type(error).__name__} ({error}); packages in "
+            f"this environment do not match: mend them, or make a new one and {mend}"
+        ) from error
     found = _version(package, module)
     if found is not None and _release(found) < _release(minimum):
         raise MissingPackage(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from numbers import Integral
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from swag.errors import InputError
 from swag.integrations.requirements import require
@@ -58,7 +58,7 @@ def log_report(writer: Writer, report: Report, step: int, *, tag: str = "report"
         tag: the name everything begins with.
 
     Raises:
-        InputError: something that cannot write, no report, or a negative step; nothing was written.
+        InputError: something that cannot write, no report, a negative step or no tag; nothing was written.
 
     >>> import torch, swag
     >>> class Printed:
@@ -80,6 +80,8 @@ def log_report(writer: Writer, report: Report, step: int, *, tag: str = "report"
         raise InputError(f"report: got a {type(report).__name__}; pass a swag.Report")
     if isinstance(step, bool) or not isinstance(step, Integral) or step < 0:
         raise InputError(f"step: got {step!r}; pass an integer of at least 0, such as the epoch")
+    if not isinstance(tag, str) or not tag:
+        raise InputError(f"tag: got {tag!r}; pass a text such as 'validation'")
     results, step = report.results, int(step)
     for name, value in _scalars(results):
         writer.add_scalar(f"{tag}/{name}", value, step)
@@ -148,4 +150,4 @@ def _drawn(size: tuple[float, float], paint: Paint) -> Any:
 
     figure = Figure(figsize=size, layout="constrained")
     paint(figure)
-    return cast(Any, figure)
+    return figure

@@ -23,6 +23,7 @@ require("torchmetrics", "1.6", "torchmetrics")
 from torchmetrics import Metric  # noqa: E402
 
 _CLASSIFICATION = ("accuracy", "nll", "brier", "ece", "mce", "rmsce")
+_LEVEL = "claimed"
 _REGRESSION = ("rmse", "nll", "crps", "coverage", "sharpness")
 
 
@@ -44,6 +45,19 @@ class _Sums(Metric):
         for name in self._defaults.keys() & states.keys():
             own = getattr(self, name)
             setattr(self, name, torch.as_tensor(states[name], dtype=own.dtype).to(own.device))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # torchmetrics takes any shape, and sums over other bins or another interval would be read as these.
+        found = {name: state_dict.get(prefix + name) for name in self._defaults}
+        unfit = [name for name, value in found.items() if value is not None and not self._fits(name, value)]
+        if unfit:
+            args[-1].append(f"{prefix}{unfit[0]}: is of a {type(self).__name__} with other arguments")
+            return
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _fits(self, name: str, value: Tensor) -> bool:
+        default = torch.as_tensor(self._defaults[name])
+        return value.shape == default.shape and (name != _LEVEL or value.item() == default.item())
 
     def _output(self, values: dict[str, float]) -> dict[str, Tensor]:
         return {
@@ -147,7 +161,8 @@ class RegressionMetric(_Sums):
         self.level, self.n_bins = stream.level, stream.n_bins
         self._add_states({key: stream.state_dict()[key] for key in ("sums", "n_covered", "pit_counts")})
         # A MetricCollection lets metrics of equal states share them, and another level must not.
-        self.add_state("claimed", torch.tensor(self.level, dtype=torch.float64), dist_reduce_fx="max")
+        claimed = torch.tensor(self.level, dtype=torch.float64)
+        self.add_state(_LEVEL, claimed, dist_reduce_fx="max", persistent=True)
 
     def update(self, mean: Tensor, variance: Tensor, y: Tensor) -> None:
         """Adds rows; if one of them is refused, none is added."""

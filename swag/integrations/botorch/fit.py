@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import final
+from numbers import Integral, Real
+from typing import Any, final
 
 import torch
 from botorch.models.transforms import Normalize, Standardize
@@ -16,6 +17,7 @@ from swag.errors import InputError
 from swag.integrations.botorch.model import SWAGModel
 from swag.noise import checked_seed, split_seeds
 from swag.posterior import Mixture, Posterior
+from swag.posterior.protocol import check_n_samples
 from swag.predictive import HomoscedasticGaussian
 
 NetworkMaker = Callable[[int, torch.Generator], nn.Module]
@@ -67,7 +69,8 @@ def fit_swag(
     r"""Trains a network on observations and returns the ensemble around it as a BoTorch model.
 
     Inputs are scaled to [0, 1], outcomes to mean 0 and variance 1. AdamW on half of the rows a step, `steps`
-    at a rate that falls from `lr` to `swa_lr`, then `averaging_steps` at `swa_lr` with 2·rank snapshots.
+    at a rate that falls from `lr` to `swa_lr`, then `averaging_steps` at `swa_lr`, with 2·rank snapshots or
+    some more, one a step at most.
     Each step adds fresh noise of `noise_std` to the outcomes: a network that goes through all its points has
     no gradient left, and its weights would stand still where SWAG wants to see how far they may move.
 
@@ -90,7 +93,8 @@ def fit_swag(
         seed: of the initial weights, batches, noise and draws.
 
     Raises:
-        InputError: shapes that do not fit, several outcomes, values that are not finite.
+        InputError: shapes that do not fit, several outcomes, values that are not finite, a number out of
+            range, a network of other outputs.
 
     Source: Maddox et al. 2019, arXiv:1902.02476; Wilson & Izmailov 2020 (MultiSWAG), arXiv:2002.08791.
 
@@ -100,22 +104,21 @@ def fit_swag(
     torch.Size([12, 1])
     """
     _check(train_X, train_Y, bounds)
-    _check_counts(members=members, steps=steps)
-    if rank < 2 or averaging_steps < 4:
-        raise InputError(
-            f"rank, averaging_steps: got {rank} and {averaging_steps}; pass 2 and 4, or more, so "
-            "that there is a covariance"
-        )
+    # From rank 2 and four snapshots on there is a covariance.
+    _check_counts(1, members=members, steps=steps)
+    _check_counts(2, rank=rank)
+    _check_counts(4, averaging_steps=averaging_steps)
+    _check_reals(lr=lr, swa_lr=swa_lr, noise_std=noise_std, weight_decay=weight_decay)
+    if not (lr > 0 and swa_lr > 0):
+        raise InputError(f"lr, swa_lr: got {lr} and {swa_lr}; pass rates above 0")
+    check_n_samples(n_samples)
+    if isinstance(network, nn.Module) or not callable(network):
+        raise InputError(f"network: got a {type(network).__name__}; pass a function (d, generator) → network")
     to_unit = Normalize(train_X.shape[-1], bounds=bounds)
     standardise = Standardize(m=1)
     with torch.no_grad():
         x, y = to_unit(train_X), standardise(train_Y)[0]
     to_unit.eval(), standardise.eval()
-    for name, rate in (("lr", lr), ("swa_lr", swa_lr)):
-        if not 0 < rate < math.inf:
-            raise InputError(f"{name}: got {rate!r}; pass a rate above 0")
-    if not 0 <= noise_std < math.inf:
-        raise InputError(f"noise_std: got {noise_std!r}; pass a standard deviation of at least 0")
     draws, *own = split_seeds(checked_seed(seed), 1 + members)
     posteriors: list[Posterior] = []
     for member_seed in own:
@@ -137,6 +140,7 @@ def fit_swag(
     )
 
 
+@torch.enable_grad()  # candidates are often made under no_grad
 def _train_(
     model: nn.Module,
     collector: Collector,
@@ -161,7 +165,13 @@ def _train_(
         rows = torch.randperm(len(x), generator=generator)[:n_rows].to(x.device)
         noise = noise_std * torch.randn(n_rows, 1, generator=generator, dtype=torch.float64).to(y)
         optimizer.zero_grad()
-        F.mse_loss(model(x[rows]), y[rows] + noise).backward()
+        outputs = model(x[rows])
+        if outputs.shape != noise.shape:  # they would be broadcast
+            raise InputError(
+                f"network: gave outputs of shape {tuple(outputs.shape)} for {n_rows} rows; pass one of "
+                "(N, d) → (N, 1)"
+            )
+        F.mse_loss(outputs, y[rows] + noise).backward()
         optimizer.step()
         if step > steps and (step - steps) % every == 0:
             collector.collect(model)
@@ -186,9 +196,17 @@ def _check(train_X: Tensor, train_Y: Tensor, bounds: Tensor | None) -> None:
     if bounds is not None and (not isinstance(bounds, Tensor) or bounds.shape != (2, train_X.shape[1])):
         came = f"shape {tuple(bounds.shape)}" if isinstance(bounds, Tensor) else type(bounds).__name__
         raise InputError(f"bounds: got {came}; pass lower and upper bounds, a tensor (2, {train_X.shape[1]})")
+    if bounds is not None and not bool((bounds[0] < bounds[1]).all()):
+        raise InputError("bounds: a lower bound is not below its upper one; pass rows lower, upper")
 
 
-def _check_counts(**counts: int) -> None:
+def _check_counts(least: int, **counts: Any) -> None:
     for name, count in counts.items():
-        if not isinstance(count, int) or count < 1:
-            raise InputError(f"{name}: got {count!r}; pass 1 or more")
+        if not isinstance(count, Integral) or count < least:
+            raise InputError(f"{name}: got {count!r}; pass a whole number, {least} or more")
+
+
+def _check_reals(**values: Any) -> None:
+    for name, value in values.items():
+        if not isinstance(value, Real) or not 0 <= float(value) < math.inf:
+            raise InputError(f"{name}: got {value!r}; pass a finite number, 0 or more")

@@ -141,14 +141,14 @@ class SWAGModel(Model):
                 weight (−1 minimises), or any that takes an ensemble's posterior.
 
         Raises:
-            InputError: another output, a wrong shape, or noise without a likelihood.
+            InputError: another output, a wrong shape, a negative variance, or noise without a likelihood.
         """
         if output_indices is not None and list(output_indices) != [0]:
             raise InputError(f"output_indices: got {output_indices}; this model has one output: pass [0]")
         values, variance = self._evaluated(X)
         noise = None
         if isinstance(observation_noise, Tensor):
-            variance = observation_noise.to(values).unsqueeze(-3).expand_as(values)
+            variance = _noise_like(values, observation_noise)
         elif not observation_noise:
             variance = None
         elif variance is None:
@@ -230,3 +230,17 @@ class SWAGModel(Model):
 
     def _revert_to_original_inputs(self) -> None:
         """As above."""
+
+
+def _noise_like(values: Tensor, variance: Tensor) -> Tensor:
+    """Variances (b, q, 1) as those of every member (b, S, q, 1)."""
+    shape = (*values.shape[:-3], *values.shape[-2:])
+    try:
+        noise = variance.to(values).expand(shape).unsqueeze(-3).expand_as(values)
+    except RuntimeError as error:
+        raise InputError(
+            f"observation_noise: got shape {tuple(variance.shape)}; pass variances that broadcast to {shape}"
+        ) from error
+    if not bool((noise >= 0).all()):
+        raise InputError("observation_noise: holds NaN or negative values; pass variances")
+    return noise

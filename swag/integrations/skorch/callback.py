@@ -1,7 +1,11 @@
-"""The callback: snapshots while a skorch net trains, and the ensemble's predictions afterwards."""
+"""The callback: snapshots while a skorch net trains, and the ensemble's predictions afterwards.
+
+Longer than most files here: a callback is one class by its framework's rules.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from numbers import Integral
 from typing import Any, final
@@ -20,6 +24,8 @@ from swag.integrations.skorch.feeding import as_they_are, classifies, forward_of
 from swag.posterior import LowRankGaussian
 from swag.predictive import Categorical, GaussianPredictive, HomoscedasticGaussian, Likelihood
 from swag.selection import Select
+
+_log = logging.getLogger(__name__)
 
 
 class NotCollected(StateError, AttributeError):
@@ -94,6 +100,7 @@ class SWAGCallback(Callback):
         """Forgets what was collected; skorch calls it when a net is (re-)initialized."""
         self.collector_: Collector | None = None
         self.steps_ = 0
+        self.is_new_ = False
         self.dataset_: Any = None  # for batch norm; not pickled
         return self
 
@@ -107,6 +114,7 @@ class SWAGCallback(Callback):
             )
         if self.collector_ is None:
             self.collector_ = Collector(net.module_, self.rank, select=self.select)
+            self.is_new_ = True
         elif self.collector_.rank != self.rank:
             raise InputError(
                 f"rank: is {self.rank}, but {self.collector_.rank} was collected with; set it back, or call "
@@ -117,6 +125,14 @@ class SWAGCallback(Callback):
         """Remembers the training data, where batch-norm statistics will have to come from them."""
         self.dataset_ = dataset_train if batchnorm_modules(net.module_) else None
         self.before_ = self.n_collected_
+        missed = len(net.history) - 1 - self._start(net)
+        if self.is_new_ and missed > 0:
+            _log.warning(
+                "the net's history has %d epochs after swa_start whose snapshots are not at hand; to go on "
+                "with them, load the whole net, as Checkpoint(f_pickle=…) after this callback keeps it",
+                missed,
+            )
+        self.is_new_ = False
 
     def on_batch_begin(self, net: NeuralNet, batch: Any = None, training: Any = None, **kwargs: Any) -> None:
         """Sets `swa_lr`."""
@@ -142,7 +158,8 @@ class SWAGCallback(Callback):
     def _start(self, net: NeuralNet) -> int:
         """The epochs before collecting."""
         whole = isinstance(self.swa_start, Integral)
-        return int(self.swa_start) if whole else int(self.swa_start * net.max_epochs)
+        # Rounded first: 0.29 · 100 is 28.999….
+        return int(self.swa_start) if whole else int(round(self.swa_start * net.max_epochs, 6))
 
     def _is_collecting(self, net: NeuralNet) -> bool:
         return len(net.history) > self._start(net)
@@ -224,12 +241,12 @@ class SWAGCallback(Callback):
         return self.predictive(net, X, bn_data=bn_data).probs.float().cpu().numpy()
 
     def predict(self, net: NeuralNet, X: Any, *, bn_data: Any = None) -> NDArray[Any]:
-        """A classifier's most probable class, as `net.classes_` has it (N,); a regressor's mean (N, 1)."""
+        """A classifier's most probable class (N,), as `net.predict` gives it; a regressor's mean (N, 1)."""
         if classifies(net):
             probs = self.predict_proba(net, X, bn_data=bn_data)
             if isinstance(net, NeuralNetBinaryClassifier):
-                return np.asarray(net.classes_)[(probs[:, 1] > net.threshold).astype(int)]
-            return np.asarray(net.classes_)[probs.argmax(1)]
+                return (probs[:, 1] > net.threshold).astype(np.uint8)
+            return probs.argmax(1)
         return self._moments(net, X, bn_data).mean.cpu().numpy()[:, None]
 
     def predict_std(self, net: NeuralNet, X: Any, *, bn_data: Any = None) -> NDArray[Any]:

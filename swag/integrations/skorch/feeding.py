@@ -16,6 +16,8 @@ from swag.batches import Forward
 from swag.errors import InputError
 
 Read = Callable[[Tensor], Tensor]
+# Beside CrossEntropyLoss, the criteria that skorch reads outputs by; with NLLLoss they are probabilities.
+_TELLING = (nn.BCEWithLogitsLoss, nn.BCELoss, nn.NLLLoss)
 
 
 def classifies(net: NeuralNet) -> bool:
@@ -51,8 +53,19 @@ def as_they_are(outputs: Tensor) -> Tensor:
 
 
 def logits_of(net: NeuralNet) -> Read:
-    """Turns a classifier's outputs into logits; its criterion says whether they are that or probabilities."""
-    if isinstance(net.criterion_, nn.CrossEntropyLoss):
-        return as_they_are
+    """Turns a classifier's outputs into logits, by the net's predict_nonlinearity or its criterion.
+
+    Raises:
+        InputError: neither does.
+    """
+    criterion = getattr(net.criterion_, "_orig_mod", net.criterion_)  # of a compiled one, the one inside
+    if net.predict_nonlinearity == "auto":
+        if isinstance(criterion, nn.CrossEntropyLoss):
+            return as_they_are
+        if not isinstance(criterion, _TELLING):
+            raise InputError(
+                f"criterion: a {type(criterion).__name__} does not say what outputs are; give the net "
+                "predict_nonlinearity=None where they are probabilities, or what makes them probabilities"
+            )
     to_probs = net._get_predict_nonlinearity()
     return lambda outputs: to_probs(outputs).clamp_min(torch.finfo(outputs.dtype).tiny).log()

@@ -11,9 +11,10 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from swag.batchnorm import KeepBatchNorm
+from swag.draws import layout_for
 from swag.ensemble import Ensemble
 from swag.errors import InputError
-from swag.integrations.stable_baselines3.heads import actions, bare, probabilities
+from swag.integrations.stable_baselines3.heads import actions, choosing, probabilities
 from swag.integrations.stable_baselines3.statistics import Actions, ActionStatistics
 from swag.posterior import Posterior
 from swag.predictive import Likelihood
@@ -36,7 +37,8 @@ class PolicyEnsemble:
         seed: makes the draws reproducible; None takes one from torch's global generator.
 
     Raises:
-        InputError: another action space or policy, n_samples < 1, or a posterior over other networks.
+        InputError: another action space or policy, n_samples < 1, or a posterior over other networks, or over
+            none that choose actions.
 
     >>> import swag
     >>> from stable_baselines3 import A2C
@@ -57,9 +59,17 @@ class PolicyEnsemble:
         if not isinstance(space, spaces.Discrete | spaces.Box):
             raise InputError(f"model: its actions are {space}; statistics are for Discrete and Box actions")
         head = probabilities(model) if isinstance(space, spaces.Discrete) else actions(model)
+        drawn = {id(parameter) for parameter in layout_for(model.policy, posterior).tensors(model.policy)}
+        if not any(
+            id(parameter) in drawn for part in choosing(model.policy) for parameter in part.parameters()
+        ):
+            raise InputError(
+                "posterior: has no weight that actions depend on, so all samples would agree; collect the "
+                "actor's as well (networks=)"
+            )
         self._policy = model.policy
         self._ensemble = Ensemble(
-            bare(model.policy),
+            model.policy,
             posterior,
             n_samples,
             seed=seed,

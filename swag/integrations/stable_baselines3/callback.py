@@ -68,7 +68,7 @@ class SWAGCallback(BaseCallback):
     Raises:
         InputError: a number out of range, an evaluation environment without eval_every; when training
             starts: networks that the policy does not have, an environment that does not fit or is training's
-            own, the callback given twice.
+            own, the callback given twice, or to another callback.
         StateError: when training starts, with another model's snapshots inside; the evaluation environment
             raised.
 
@@ -103,12 +103,18 @@ class SWAGCallback(BaseCallback):
         self.every = _number("every", every, 1)
         if isinstance(networks, str):
             raise InputError(f"networks: got a text; pass a tuple of names, as in ({networks!r},)")
+        if networks is not None and not (
+            isinstance(networks, Sequence) and all(isinstance(name, str) for name in networks)
+        ):
+            raise InputError(f"networks: got {networks!r}; pass a tuple of names")
         self.networks = None if networks is None else tuple(networks)
         if self.networks == ():
             raise InputError("networks: is empty; name some, or leave it out for all")
         if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 <= scale < float("inf"):
             raise InputError(f"scale: got {scale!r}; pass a finite number, 0 or more (0.5 is SWAG's)")
         self.scale = float(scale)
+        if also is not None and not isinstance(also, Mapping):
+            raise InputError(f"also: got a {type(also).__name__}; pass a dict, as in {{'ema': EMA(0.98)}}")
         self.also = dict(also or {})
         for name in self.also:
             if name in ("current", "swa"):
@@ -128,7 +134,7 @@ class SWAGCallback(BaseCallback):
         self._collector: Collector | None = None
         self._averages: dict[str, RunningAverage] = {}
         self._followed: BaseAlgorithm | None = None
-        self._awaits_start = False
+        self._begun: dict[str, Any] | None = None
         # The last turns taken, the updates at the last snapshot, and the steps last seen.
         self._turn, self._eval_turn, self._updates, self._steps = _BEFORE, 0, 0, 0
 
@@ -228,6 +234,13 @@ class SWAGCallback(BaseCallback):
         if not isinstance(state, dict) or state.get("kind") != _KIND:
             raise FileError(f"{path}: holds something else than a SWAGCallback; pass what save() wrote")
         self.load_state_dict(state, model)
+        if model.num_timesteps != self._steps:  # killed between two files, or one of another folder
+            _log.warning(
+                "the model has done %d steps, and what was collected is of step %d: snapshots in between are "
+                "missing",
+                model.num_timesteps,
+                self._steps,
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain data, from which averages and turns go on exactly."""
@@ -236,12 +249,14 @@ class SWAGCallback(BaseCallback):
             "settings": self._settings(),
             "collector": self.collector.state_dict(),
             "averages": {name: average.state_dict() for name, average in self._averages.items()},
-            "turns": [self._turn, self._eval_turn, self._updates, self._steps],
+            "turns": [self._turn, self._updates, self._steps],
             "evaluations": [evaluation.to_dict() for evaluation in self.evaluations],
         }
 
     def load_state_dict(self, state: Mapping[str, Any], model: BaseAlgorithm) -> None:
         """Takes over `state_dict()` for a model; checked whole before anything changes.
+
+        The evaluation environment, its period and the covariance's scale may be others than they were.
 
         Raises:
             InputError: another version or other settings, another model, or a damaged state.
@@ -256,7 +271,7 @@ class SWAGCallback(BaseCallback):
                 came = theirs.get(key) if isinstance(theirs, Mapping) else theirs
                 raise InputError(f"{key}: the state has {came!r:.80}, this callback {mine!r}; pass the same")
         turns = state.get("turns")
-        if not isinstance(turns, list) or [type(turn) for turn in turns] != [int] * 4:
+        if not isinstance(turns, list) or [type(turn) for turn in turns] != [int] * 3:
             raise InputError("state: 'turns' is damaged")
         evaluations, averages = state.get("evaluations"), state.get("averages")
         if not isinstance(evaluations, list) or not isinstance(averages, Mapping):
@@ -269,15 +284,18 @@ class SWAGCallback(BaseCallback):
         for name, average in others.items():
             average.load_state_dict(averages[name])
         self._collector, self._averages, self._followed = collector, others, model
-        self._turn, self._eval_turn, self._updates, self._steps = turns
+        self._turn, self._updates, self._steps = turns
+        self._eval_turn = self._steps // self._eval_every  # at another period, or none, as it may be now
         self.evaluations = found
 
     # What stable-baselines3 calls
 
     def _init_callback(self) -> None:
-        if self._awaits_start:
-            self._awaits_start = False
-            raise InputError("callback: this SWAGCallback was given twice to one learn(); pass it once")
+        if self.parent is not None:  # which would hand on its own event alone, and never that of an update
+            raise InputError(
+                f"callback: this SWAGCallback is inside of an {type(self.parent).__name__}; pass it to "
+                "learn() itself: `every` and `eval_every` say how often"
+            )
         if self._evaluator is not None:
             self._evaluator.check(self.model)
         if self._followed is not self.model:
@@ -288,10 +306,11 @@ class SWAGCallback(BaseCallback):
                 )
             self._collector, self._averages = self._fresh(self.model)
             self._followed = self.model
-        self._awaits_start = True
 
     def _on_training_start(self) -> None:
-        self._awaits_start = False
+        if self.locals is self._begun:  # learn() hands its own to every callback
+            raise InputError("callback: this SWAGCallback was given twice to one learn(); pass it once")
+        self._begun = self.locals
         if self.model.num_timesteps < self._steps:  # learn() has begun to count anew
             self._turn, self._eval_turn = _BEFORE, 0
 
@@ -358,8 +377,7 @@ class SWAGCallback(BaseCallback):
 
     def _settings(self) -> dict[str, Any]:
         networks = None if self.networks is None else list(self.networks)
-        found = {"swa_start": self.swa_start, "every": self.every, "networks": networks}
-        return found | {"eval_every": None if self._evaluator is None else self._eval_every}
+        return {"swa_start": self.swa_start, "every": self.every, "networks": networks}
 
 
 def _save_model(path: Path, model: BaseAlgorithm) -> None:

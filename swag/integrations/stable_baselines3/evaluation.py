@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from statistics import fmean
@@ -11,12 +12,7 @@ import gymnasium
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import check_for_correct_spaces
-from stable_baselines3.common.vec_env import (
-    VecEnv,
-    VecNormalize,
-    sync_envs_normalization,
-    unwrap_vec_normalize,
-)
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
 from swag.errors import InputError, StateError
 
@@ -105,24 +101,29 @@ class Evaluator:
             raise InputError(
                 "eval_env: is the environment of training, whose episodes would be cut; pass one of its own"
             )
-        theirs = None if training is None else unwrap_vec_normalize(training)
-        if theirs is not None and theirs.norm_obs and unwrap_vec_normalize(self._env) is None:
+        theirs, mine = _normaliser(training), _normaliser(self._env)
+        if theirs is not None and mine is None:
             raise InputError(
                 "eval_env: training normalises observations (VecNormalize); pass "
                 "VecNormalize(env, training=False, norm_reward=False), which takes over its statistics"
+            )
+        if mine is not None and theirs is None:
+            raise InputError(
+                "eval_env: normalises observations (VecNormalize), which training does not; pass it without"
             )
 
     def returns(self, model: BaseAlgorithm) -> list[float]:
         """The return of each episode, with the weights that the model holds now.
 
         Raises:
-            StateError: the environment raised, or gave no number.
+            StateError: the environment raised.
         """
-        training = model.get_env()
-        if training is not None and isinstance(unwrap_vec_normalize(training), VecNormalize):
-            sync_envs_normalization(training, self._env)
-        self._env.seed(self._seed)
+        theirs, mine = _normaliser(model.get_env()), _normaliser(self._env)
+        # Not by sync_envs_normalization, which wants the same wrappers around both.
+        if theirs is not None and mine is not None:
+            mine.obs_rms = copy.deepcopy(theirs.obs_rms)
         try:
+            self._env.seed(self._seed)
             found, _ = evaluate_policy(
                 model,
                 self._env,
@@ -139,6 +140,12 @@ class Evaluator:
             ) from error
         assert isinstance(found, list)
         return [float(value) for value in found]
+
+
+def _normaliser(env: VecEnv | None) -> VecNormalize | None:
+    """What normalises the observations of an environment, if anything does."""
+    found = None if env is None else unwrap_vec_normalize(env)
+    return found if found is not None and found.norm_obs else None
 
 
 def _parts(env: VecEnv | None) -> list[Any]:

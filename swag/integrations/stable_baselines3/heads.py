@@ -6,14 +6,12 @@ follows; so the networks are called here, and the tests hold the results against
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
-from typing import Any, cast, final
+from typing import Any, cast
 
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.dqn.policies import DQNPolicy
 from stable_baselines3.sac.policies import SACPolicy
@@ -34,9 +32,9 @@ def probabilities(model: BaseAlgorithm) -> Head:
     Raises:
         InputError: no policy that is known here.
     """
-    if isinstance(model.policy, ActorCriticPolicy):
+    if _acts_as(model.policy, ActorCriticPolicy):
         return lambda policy, x: _head(policy, x).softmax(-1)
-    if isinstance(model.policy, DQNPolicy):
+    if _acts_as(model.policy, DQNPolicy):
         n = int(cast(spaces.Discrete, model.action_space).n)
         choices = torch.arange(n, device=model.device)
         return lambda policy, x: (policy.q_net(x).argmax(-1, keepdim=True) == choices).float()
@@ -59,34 +57,32 @@ def actions(model: BaseAlgorithm) -> Head:
         return low + 0.5 * (raw.reshape(-1, *space.shape) + 1.0) * (high - low)
 
     policy = model.policy
-    if isinstance(policy, ActorCriticPolicy) and policy.squash_output:
+    if _acts_as(policy, ActorCriticPolicy) and policy.squash_output:
         return lambda policy, x: scaled(_head(policy, x).tanh())
-    if isinstance(policy, ActorCriticPolicy):
+    if _acts_as(policy, ActorCriticPolicy):
         return lambda policy, x: clipped(_head(policy, x))
-    if isinstance(policy, TD3Policy):  # DDPG's too
+    if _acts_as(policy, TD3Policy):  # DDPG's too
         return lambda policy, x: scaled(policy.actor(x))
-    if isinstance(policy, SACPolicy):
+    if _acts_as(policy, SACPolicy):
         return lambda policy, x: scaled(policy.actor.get_action_dist_params(x)[0].tanh())
     raise _unknown(model)
 
 
-def bare(policy: nn.Module) -> nn.Module:
-    """A copy of a policy without its optimizers, and without the distributions of its last forward pass.
-
-    Those hold tensors with a history, which refuse to be copied.
-    """
-    left_out = [
-        value
-        for module in policy.modules()
-        for value in vars(module).values()
-        if isinstance(value, Distribution | torch.optim.Optimizer)
-    ]
-    return copy.deepcopy(policy, {id(value): _LeftOut() for value in left_out})
+def choosing(policy: Any) -> list[nn.Module]:
+    """The parts of a policy that `actions` or `probabilities` depend on."""
+    if isinstance(policy, ActorCriticPolicy):
+        layers = getattr(policy.mlp_extractor, "policy_net", policy.mlp_extractor)
+        return [policy.pi_features_extractor, layers, policy.action_net]
+    return [policy.q_net if isinstance(policy, DQNPolicy) else policy.actor]
 
 
-@final
-class _LeftOut:
-    """Stands where something of the policy was left out."""
+def _acts_as(policy: Any, kind: type) -> bool:
+    """Whether a policy is of this kind, and acts in the way of this kind (a recurrent one does not)."""
+    ways = ("predict", "_predict", "get_distribution", "_get_action_dist_from_latent")
+    own = type(policy)
+    return isinstance(policy, kind) and all(
+        getattr(own, way, None) is getattr(kind, way, None) for way in ways
+    )
 
 
 def _head(policy: Any, x: Any) -> Tensor:
