@@ -254,6 +254,19 @@ def test_callbacks_are_told_what_happened() -> None:
     assert told[-1].loss < told[0].loss
 
 
+def test_without_averaging_it_is_the_same_training(caplog: pytest.LogCaptureFixture) -> None:
+    settings: dict[str, Any] = {"epochs": 3, "optimizer": sgd, "schedule": plain_schedule}
+    averaged = train(network(), batches(), F.cross_entropy, swa_start=0, **settings)
+    with caplog.at_level(logging.WARNING, "swag"):
+        plain = train(network(), batches(), F.cross_entropy, swa_start=1, **settings)
+    assert not caplog.records
+    assert plain.collector.n_collected == 0 and averaged.collector.n_collected == 3
+    assert [row["loss"] for row in plain.history] == [row["loss"] for row in averaged.history]
+    assert all(map(torch.equal, plain.model.parameters(), averaged.model.parameters()))
+    with pytest.raises(swag.StateError, match="snapshot"):
+        plain.swa()
+
+
 def test_modes_are_afterwards_as_they_were() -> None:
     model = network(dropout=0.5)
     model[1].eval()  # batch norm frozen by the user
@@ -394,7 +407,7 @@ def plain_schedule(optimizer: torch.optim.Optimizer) -> Any:
     [
         ({"epochs": 0}, "epochs"),
         ({"epochs": 2.5}, "epochs"),
-        ({"swa_start": 1.0}, "swa_start"),
+        ({"swa_start": 1.01}, "swa_start"),
         ({"swa_start": 3}, r"swa_start.*3/4"),
         ({"swa_start": -0.1}, "swa_start"),
         ({"swa_start": "half"}, "swa_start"),

@@ -22,10 +22,10 @@ def start_of(swa_start: float, epochs: int) -> int:
         InputError: swa_start is no fraction.
     """
     fraction = exact("swa_start", swa_start)
-    if not 0 <= fraction < 1:
+    if not 0 <= fraction <= 1:
         raise InputError(
-            f"swa_start: got {swa_start!r}; pass a fraction of the epochs from 0 up to, but not, 1, such as "
-            f"0.75 or {int(swa_start)}/{epochs}"
+            f"swa_start: got {swa_start!r}; pass a fraction of the epochs from 0 to 1, such as 0.75 or "
+            f"{int(swa_start)}/{epochs}"
         )
     return int(fraction * epochs)
 
@@ -41,7 +41,7 @@ def points_for(
     every = exact("collect_every", collect_every)
     if every <= 0:
         raise InputError(f"collect_every: got {collect_every!r}; pass a positive number of epochs, such as 1")
-    if every > epochs - start:
+    if start < epochs < start + every:
         raise InputError(
             f"collect_every: every {float(every):g} epochs gives no snapshot in the {epochs - start} after "
             f"swa_start; pass fewer, or train longer"

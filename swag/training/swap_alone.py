@@ -50,9 +50,7 @@ class Alone:
                 Counted(self.make_loader(dataset, batches), batches),
                 self.loss,
                 epochs=phase.epochs,
-                # `train` collects what nobody looks at here; it warns where that is one snapshot alone.
-                swa_start=0,
-                collect_every=0.5 if phase.epochs == 1 and len(batches) > 1 else 1,
+                swa_start=1,  # the average is taken over the workers, later
                 rank=0,
                 optimizer=phase.optimizer,
                 schedule=phase.schedule or (lambda optimizer: cosine(optimizer, epochs=phase.epochs)),

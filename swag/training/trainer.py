@@ -83,7 +83,8 @@ def train(
         train_loader: batches, read once an epoch.
         loss: loss(outputs, targets) → a mean over rows, such as `F.cross_entropy`.
         epochs: E, the whole run.
-        swa_start: the fraction of the epochs before averaging begins; 0 ≤ swa_start < 1.
+        swa_start: the fraction of the epochs before averaging begins; 1 trains without averaging, as for a
+            baseline, and the collector stays empty.
         swa_lr: the constant rate of the averaging, one number or one a parameter group; None for half of
             each group's own rate, or for that rate itself where s is 0. Its own rate is the one an optimizer
             started with ("initial_lr"), where it was moved by a schedule before.

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -80,7 +80,7 @@ def labelled_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
         labels: (B,) whole numbers from 0 to C − 1, or `UNLABELLED`.
 
     Raises:
-        InputError: other shapes, or labels (looked at on the CPU; elsewhere a look would make the host wait).
+        InputError: other shapes, or labels (those on the CPU; elsewhere a look would make the host wait).
 
     >>> logits = torch.zeros(4, 2)
     >>> round(labelled_cross_entropy(logits, torch.tensor([0, 1, -1, -1])).item(), 4)  # ln 2 / 2
@@ -109,6 +109,16 @@ def check_labels(logits: Tensor, labels: Tensor) -> None:
                 f"labels: got {low if low < UNLABELLED else high} for {logits.shape[1]} classes; pass 0 to "
                 f"{logits.shape[1] - 1}, or {UNLABELLED} for a row without a label"
             )
+
+
+def check_labels_of(batch: Any, logits: Tensor) -> None:
+    """The same for labels that are on the CPU while the logits are not.
+
+    Here a look costs no waiting; there a label out of range would end all work on a CUDA device.
+    """
+    labels = batch[1] if isinstance(batch, tuple | list) and len(batch) > 1 else None
+    if isinstance(labels, Tensor) and logits.device.type != "cpu":
+        check_labels(logits, labels)
 
 
 def sigmoid_ramp(epoch: float, length: float) -> float:

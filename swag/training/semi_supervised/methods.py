@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from swag.errors import InputError
 from swag.training.callbacks import Epoch, Step
 from swag.training.semi_supervised.augmentation import Augment
-from swag.training.semi_supervised.consistency import Consistency, labelled_cross_entropy
+from swag.training.semi_supervised.consistency import Consistency, check_labels_of, labelled_cross_entropy
 from swag.training.semi_supervised.progress import Progress
 from swag.training.semi_supervised.views import Views, heads, inputs_of, looked_at, predicted, target_from
 
@@ -64,7 +64,9 @@ class Supervised:
         """Logits (B, C)."""
         if not model.training:
             return predicted(model, batch)
-        return heads(model(self._progress.augmented(inputs_of(model, batch))))[0]
+        logits = heads(model(self._progress.augmented(inputs_of(model, batch))))[0]
+        check_labels_of(batch, logits)
+        return logits
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """(1/B) Σ −log p over the labelled rows, B all rows."""
@@ -128,6 +130,7 @@ class PiModel:
         x = inputs_of(model, batch)
         target = target_from(model, x, self._progress.augmented)
         logits, consistent = looked_at(model, x, self._progress.augmented)
+        check_labels_of(batch, logits)
         return Views(logits, target, consistent)
 
     def loss(self, outputs: Views | Tensor, labels: Tensor) -> Tensor:

@@ -148,7 +148,8 @@ def train_semi_supervised(
     for name, instead in _OURS.items():
         if name in arguments:
             raise InputError(f"{name}: is not taken here; {instead}")
-    if not all(callable(getattr(method, name, None)) for name in ("forward", "loss", "after_step")):
+    needed = ("forward", "loss", "after_step")
+    if isinstance(method, type) or not all(callable(getattr(method, name, None)) for name in needed):
         raise InputError(
             f"method: got {method!r:.80}; pass PiModel(…), MeanTeacher(model, …) or Supervised(…)"
         )

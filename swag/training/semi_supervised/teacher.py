@@ -15,7 +15,7 @@ from swag.parameters import Layout, unwrap
 from swag.training.callbacks import Epoch, Step
 from swag.training.model_state import check_model_state, load_model_state_, model_state
 from swag.training.semi_supervised.augmentation import Augment
-from swag.training.semi_supervised.consistency import Consistency, labelled_cross_entropy
+from swag.training.semi_supervised.consistency import Consistency, check_labels_of, labelled_cross_entropy
 from swag.training.semi_supervised.methods import checked_consistency
 from swag.training.semi_supervised.progress import Progress
 from swag.training.semi_supervised.views import Views, inputs_of, looked_at, predicted, target_from
@@ -89,6 +89,7 @@ class MeanTeacher:
         self._beside(model)
         target = target_from(self.teacher, x, self._progress.augmented)
         logits, consistent = looked_at(model, x, self._progress.augmented)
+        check_labels_of(batch, logits)
         return Views(logits, target, consistent)
 
     def loss(self, outputs: Views | Tensor, labels: Tensor) -> Tensor:
