@@ -1,25 +1,21 @@
-"""A Lightning run in a process of its own, to be killed, resumed, or made by two processes together.
+"""A Lightning run made by two processes together, and the module of the tests of resuming.
 
-python tests/lightning_run.py alone FOLDER EPOCHS [KILL_AT]     one process, which kills itself
-torchrun … tests/lightning_run.py ranks FOLDER                  DDP and FSDP2 on the CPU
+torchrun … tests/lightning_run.py FOLDER      DDP and FSDP2 on the CPU
 """
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, TensorDataset
 
-import swag
-from swag.integrations.lightning import RandomStates, SWAGCallback, read_collector
+from swag.integrations.lightning import SWAGCallback, read_collector
 
 
 class Module(pl.LightningModule):
@@ -70,17 +66,6 @@ class Trail(Callback):
             self.statistics.append(module.net[1].running_mean.clone())
 
 
-class Kill(Callback):
-    """SIGKILL at the beginning of an epoch: the checkpoint of the one before is written."""
-
-    def __init__(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def on_train_batch_start(self, trainer, module, batch, batch_idx):
-        if trainer.current_epoch == self.epoch and batch_idx == 2:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
 def whole(module):
     parts = [p.full_tensor() if isinstance(p, DTensor) else p for p in module.parameters()]
     return torch.cat([part.detach().flatten() for part in parts]).clone()
@@ -96,19 +81,6 @@ def trainer(epochs, *callbacks, **options):
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     options = {"accelerator": "cpu", "enable_checkpointing": False, **quiet, **options}
     return pl.Trainer(max_epochs=epochs, callbacks=list(callbacks), **options)
-
-
-def alone(folder: Path, epochs: int, kill_at: int | None) -> None:
-    torch.manual_seed(5)
-    callback = SWAGCallback(3, 2, swa_lr=0.05, validate_average=True)
-    checkpoints = ModelCheckpoint(
-        folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
-    )
-    callbacks = [callback, RandomStates(), checkpoints, *([] if kill_at is None else [Kill(kill_at)])]
-    file = folder / "last.ckpt"
-    run = trainer(epochs, *callbacks, enable_checkpointing=True)
-    run.fit(Module(), data(), data(), ckpt_path=file if file.exists() else None, weights_only=True)
-    swag.save(folder / "posterior.safetensors", callback.posterior)
 
 
 def ranks(folder: Path) -> None:
@@ -152,8 +124,4 @@ def ranks(folder: Path) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    mode, where, *rest = sys.argv[1:]
-    if mode == "alone":
-        alone(Path(where), int(rest[0]), int(rest[1]) if len(rest) > 1 else None)
-    else:
-        ranks(Path(where))
+    ranks(Path(sys.argv[1]))

@@ -67,6 +67,13 @@ def test_scores_of_a_gaussian() -> None:
     assert found["rmse"] == pytest.approx(2, rel=0.03) and found["std"] == 2
 
 
+def test_the_readme_has_the_tables_of_the_results() -> None:
+    text = (run.HERE / "README.md").read_text(encoding="utf-8")
+    mark = "<!-- tables: python experiments/tabular/run.py --table -->\n"
+    inside = text.split(mark)[1].split("\n<!-- end -->")[0]
+    assert inside.strip() == tables(run.HERE / "results")
+
+
 def test_every_path_and_that_a_second_run_does_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -26,9 +26,11 @@ pl = pytest.importorskip("lightning.pytorch")
 from lightning.pytorch.callbacks import (  # noqa: E402
     Callback,
     EarlyStopping,
+    LearningRateFinder,
     StochasticWeightAveraging,
     WeightAveraging,
 )
+from lightning.pytorch.loggers.logger import Logger  # noqa: E402
 
 from swag.integrations.lightning import Steps, SWAGCallback, ensemble  # noqa: E402
 
@@ -256,6 +258,27 @@ def test_compiled_modules_have_clean_names():
     trail, _, _ = fitted(callback, module=module)
     check_collected(callback.collector, trail.epochs)
     assert ensemble(Module(), callback.posterior, 3, seed=0)(torch.randn(5, 4)).probs.shape == (5, 3)
+
+
+@pytest.mark.parametrize("how", ["torch.compile(module)", "module.compile()"])
+def test_modules_compiled_as_a_whole(how):
+    """Their copies must not go on with the original's weights, nor statistics be read by hooks of before."""
+    module, callback, trail = norm_module(), SWAGCallback(3, 1, validate_average=True), Trail()
+    trained = torch.compile(module, backend="eager") if how == "torch.compile(module)" else module
+    if trained is module:
+        module.compile(backend="eager")
+    trainer_with(callback, trail).fit(trained, data(), data(8, 8))
+    torch.testing.assert_close(trail.validated[-1][1], callback.collector.mean)
+    x, rows = torch.randn(5, 4, generator=torch.Generator().manual_seed(1)), data(shuffle=False)
+    before = dict(vars(module))
+    members = callback.ensemble(module, 3, bn_loader=rows, seed=0)(x)
+    assert vars(module) == before  # still compiled, still the trainer's
+    plain = ensemble(norm_module(), callback.posterior, 3, bn_loader=rows, seed=0)(x)
+    assert torch.equal(members.probs, plain.probs) and members.mutual_information.min() > 1e-6
+    with callback.applied(module, bn_loader=rows):
+        once = module.net[1].running_mean.clone()
+    with callback.applied(module, bn_loader=rows):
+        assert torch.equal(module.net[1].running_mean, once)
 
 
 def test_a_part_fits_the_plain_network():
@@ -526,6 +549,46 @@ def test_metrics_are_logged(tmp_path):
     assert trainer.callback_metrics["swag/n_collected"] == 3 and trainer.callback_metrics["swag/rows"] == 2
     text = (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").read_text()
     assert "swag/n_collected" in text.splitlines()[0] and len(text.splitlines()) == 4
+
+
+def test_a_rate_finder_before_the_run_leaves_no_trace(tmp_path, caplog):
+    callback, trail = SWAGCallback(3, 1), Trail()
+    finder = LearningRateFinder(num_training_steps=4)
+    with caplog.at_level(logging.WARNING, logger="swag"):
+        trainer_with(finder, callback, trail, default_root_dir=tmp_path).fit(Module(), data())
+    check_collected(callback.collector, trail.epochs[1:])
+    assert "no state of SWAGCallback" not in caplog.text
+
+
+def test_metrics_lie_beside_the_modules_own_in_loggers():
+    class Kept(Logger):
+        name, version = "kept", 0
+
+        def __init__(self):
+            super().__init__()
+            self.steps = {}
+
+        def log_hyperparams(self, *args, **kwargs): ...
+
+        def log_metrics(self, metrics, step=None):
+            for key in metrics:
+                self.steps.setdefault(key, []).append(step)
+
+    class Logs(Manual):
+        def training_step(self, batch, batch_idx):
+            super().training_step(batch, batch_idx)
+            self.log("loss", 0.0)
+
+    class Ends(Module):
+        def on_train_batch_start(self, batch, batch_idx):
+            return -1 if batch_idx == 3 else None
+
+    logger = Kept()  # two steps a batch: Lightning's loggers count batches
+    fitted(SWAGCallback(3, 0), epochs=2, module=Logs(), logger=logger, log_every_n_steps=1)
+    assert logger.steps["loss"] == list(range(12)) and logger.steps["swag/n_collected"] == [5, 11]
+    logger = Kept()
+    fitted(SWAGCallback(3, 0), epochs=2, module=Ends(), logger=logger)
+    assert logger.steps["swag/n_collected"] == [2, 5]
 
 
 def test_nothing_collected_is_said(caplog):

@@ -1,25 +1,24 @@
-"""Checkpoints of the callback: resumed bit for bit, after SIGKILL and on several ranks, or refused."""
+"""Checkpoints of the callback: resumed bit for bit, on several ranks too, or refused.
+
+After SIGKILL: `test_experiments_lightning.py`.
+"""
 
 import logging
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-import swag
 from swag.errors import FileError, InputError
 
 pl = pytest.importorskip("lightning.pytorch")
 
-from lightning.pytorch.callbacks import ModelCheckpoint  # noqa: E402
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint  # noqa: E402
 
 from swag.distributed import torchrun  # noqa: E402
 from swag.integrations.lightning import RandomStates, Steps, SWAGCallback, read_collector  # noqa: E402
-from tests.lightning_run import Module, Trail, alone, data, trainer  # noqa: E402
+from tests.lightning_run import Module, Trail, data, trainer  # noqa: E402
 from tests.runs import assert_same_state  # noqa: E402
 
 pytestmark = [
@@ -107,6 +106,26 @@ def test_a_checkpoint_from_the_middle_of_an_epoch_counts_no_step_twice(tmp_path)
     assert resumed.n_collected == 5
 
 
+def test_a_run_that_goes_on_for_longer_stays_at_swa_lr(tmp_path):
+    settings = {"swa_start": 0.5, "anneal": 0}
+    _, run = fitted(4, callback=callback_with(**settings))
+    run.save_checkpoint(tmp_path / "four.ckpt")
+    rates = []
+
+    class Look(Callback):
+        def on_train_batch_start(self, trainer, *args):
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    class Falling(Module):
+        def configure_optimizers(self):
+            optimizer = super().configure_optimizers()
+            return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)]
+
+    callback = callback_with(**settings)
+    trainer(8, callback, Look()).fit(Falling(), data(), ckpt_path=tmp_path / "four.ckpt")
+    assert callback.n_collected == 6 and set(rates) == {0.05}
+
+
 def test_random_states_make_the_difference(checkpoint):
     straight, _ = fitted(5)
     torch.manual_seed(5)
@@ -116,27 +135,12 @@ def test_random_states_make_the_difference(checkpoint):
     assert not torch.equal(resumed.collector.mean, straight.collector.mean)
 
 
-def test_killed_and_resumed(tmp_path):
-    straight, killed = tmp_path / "straight", tmp_path / "killed"
-    straight.mkdir(), killed.mkdir()
-    words = [sys.executable, str(SCRIPT), "alone", str(killed), "6", "4"]
-    ended = subprocess.run(words, capture_output=True, text=True, timeout=120)
-    assert ended.returncode == -signal.SIGKILL, ended.stderr
-    assert read_collector(killed / "last.ckpt").n_collected == 2
-    assert not (killed / "posterior.safetensors").exists()
-    alone(killed, 6, None)
-    alone(straight, 6, None)
-    assert swag.load(straight / "posterior.safetensors").n_collected == 4
-    names = [folder / "posterior.safetensors" for folder in (straight, killed)]
-    assert names[0].read_bytes() == names[1].read_bytes()
-
-
 # Other ranks
 
 
 @pytest.mark.slow
 def test_on_two_ranks(tmp_path):
-    code = torchrun([str(SCRIPT), "ranks", str(tmp_path)], workers=2, max_restarts=0, timeout=150)
+    code = torchrun([str(SCRIPT), str(tmp_path)], workers=2, max_restarts=0, timeout=150)
     assert code == 0
     ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
     for strategy, kind in (("ddp", "Collector"), ("fsdp2", "ShardedCollector")):
@@ -225,6 +229,10 @@ def test_testing_an_older_checkpoint_keeps_the_statistics(checkpoint):
     fresh = callback_with()
     trainer(5, fresh).validate(Module(), data(), ckpt_path=checkpoint, verbose=False)
     assert fresh.n_collected == 2 and fresh.posterior.sample(3).shape[0] == 3
+    wider = callback_with(rank=4)
+    _, run = fitted(4, callback=wider)
+    run.validate(Module(), data(), ckpt_path=checkpoint, verbose=False)  # its settings do not matter here
+    assert wider.n_collected == 3
     fitted(3, callback=fresh)  # what was read for validation is no beginning of another run
     assert fresh.n_collected == 2
 
@@ -276,3 +284,6 @@ def test_a_checkpoint_without_the_callback_is_said(tmp_path, caplog):
         torch.manual_seed(5)
         trainer(4, callback, Trail()).fit(Module(), data(), ckpt_path=tmp_path / "plain.ckpt")
     assert "has no state of SWAGCallback" in caplog.text and callback.n_collected == 2
+    caplog.clear()
+    trainer(4, callback).validate(Module(), data(), ckpt_path=tmp_path / "plain.ckpt", verbose=False)
+    assert "has no state" not in caplog.text

@@ -54,6 +54,12 @@ def test_share(start, anneal, place, expected):
     assert Timing(start, 1, anneal).share(*place) == pytest.approx(expected)
 
 
+def test_once_begun_the_way_is_over_where_a_longer_run_begins_later():
+    timing = Timing(6, 1, 2)
+    timing.began = (3, 30)  # 0.75 of 4 epochs; now it is 0.75 of 8
+    assert timing.share(4.0, 40) == 1.0
+
+
 @pytest.mark.parametrize(
     ("start", "epochs", "steps", "expected"),
     [

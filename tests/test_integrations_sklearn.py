@@ -326,11 +326,22 @@ def test_a_pipeline_in_a_grid_search_over_two_processes() -> None:
     assert search.score(table, codes) > -0.5
 
 
-def test_calibration_on_top() -> None:
-    X, y = IRIS
-    calibrated = CalibratedClassifierCV(SWAGClassifier(**FEW), cv=2, method="sigmoid").fit(X, y)
-    assert calibrated.predict_proba(X).shape == (150, 3)
-    assert calibrated.score(X, y) > 0.7
+def test_calibration_of_a_pipeline_on_a_data_frame() -> None:
+    pandas = pytest.importorskip("pandas")
+    X, codes = IRIS
+    frame = pandas.DataFrame(X, columns=["a", "b", "c", "d"]).assign(e=np.where(codes == 2, "wide", "narrow"))
+    labels = pandas.Series(np.array(["x", "z", "y"])[codes], index=frame.index[::-1])
+    columns = ColumnTransformer(
+        [("e", OneHotEncoder(sparse_output=False), ["e"]), ("n", StandardScaler(), ["a", "b", "c", "d"])]
+    ).set_output(transform="pandas")
+    pipeline = make_pipeline(columns, SWAGClassifier(standardize=False, **FEW))
+    calibrated = CalibratedClassifierCV(pipeline, cv=2).fit(frame, labels)
+    assert calibrated.predict_proba(frame.iloc[:1]).shape == (1, 3)
+    assert calibrated.classes_.tolist() == ["x", "y", "z"] and calibrated.score(frame, labels) > 0.7
+    plain = SWAGClassifier(**FEW).fit(frame[["a", "b"]], labels)
+    assert plain.feature_names_in_.tolist() == ["a", "b"] and plain.predict(frame[["a", "b"]][:1]) == ["x"]
+    with pytest.raises(ValueError, match="feature names should match"):
+        plain.predict(frame[["b", "a"]])
 
 
 @pytest.mark.parametrize("estimator", [SWAGRegressor(**FEW), MultiSWAGRegressor(n_members=2, **FEW)])
@@ -357,6 +368,19 @@ def test_a_copy_goes_by_the_parameters_it_was_fitted_with() -> None:
     expected = model.predict_proba(X)
     model.set_params(hidden_layer_sizes=(3, 3), epochs=2)
     assert (pickle.loads(pickle.dumps(model)).predict_proba(X) == expected).all()
+
+
+def test_fitted_on_a_device_that_is_not_here(caplog: pytest.LogCaptureFixture) -> None:
+    X, y = IRIS
+    model = SWAGClassifier(**FEW).fit(X, y)
+    expected = model.predict_proba(X)
+    model.device = model._fit_params["device"] = "elsewhere"
+    again = pickle.loads(pickle.dumps(model))
+    assert "fitted on 'elsewhere', which is not here" in caplog.text
+    assert (again.predict_proba(X) == expected).all()
+    with pytest.raises(swag.errors.InputError, match="device: 'elsewhere' cannot be used here"):
+        again.partial_fit(X, y)
+    assert again.set_params(device="cpu").partial_fit(X, y).n_iter_ == 9
 
 
 @pytest.mark.parametrize("kind", [SWAGClassifier, MultiSWAGClassifier])

@@ -1,4 +1,4 @@
-"""scikit-learn's own checks, all of them, for the four estimators; the two with members in a small size."""
+"""scikit-learn's own checks, all of them, for the four estimators, with fewer epochs than usual."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def one_thread() -> Any:
 
 @parametrize_with_checks(
     [
-        SWAGClassifier(),
-        SWAGRegressor(),
+        SWAGClassifier(epochs=30),
+        SWAGRegressor(epochs=30),
         MultiSWAGClassifier(n_members=2, **FEW),
         MultiSWAGRegressor(n_members=2, **FEW),
     ]

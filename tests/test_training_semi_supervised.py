@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -70,6 +71,21 @@ def test_cross_entropy_is_divided_by_all_rows() -> None:
 def test_labels_that_do_not_fit_are_refused(labels: Tensor, message: str) -> None:
     with pytest.raises(InputError, match=message):
         labelled_cross_entropy(P, labels)
+
+
+@pytest.mark.parametrize("kind", [Supervised, PiModel, MeanTeacher])
+def test_labels_are_looked_at_before_they_go_to_an_accelerator(kind) -> None:  # type: ignore[no-untyped-def]
+    class Elsewhere(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.empty(len(x), 3, device="meta")  # a device on which nothing can be looked at
+
+    model = Elsewhere(2, 3)
+    method = kind(model) if kind is MeanTeacher else kind()
+    x = torch.ones(2, 2)
+    method.forward(model, (x, torch.tensor([2, -1])))
+    with pytest.raises(InputError, match="labels: got 3 for 3 classes"):
+        method.forward(model, (x, torch.tensor([3, -1])))
+    method.forward(model.eval(), (x, "not looked at"))  # batch-norm statistics want inputs alone
 
 
 def test_the_ramp_is_the_published_one() -> None:
@@ -203,6 +219,43 @@ def test_the_target_is_the_teachers_in_the_students_modes() -> None:
     assert not torch.equal(method.teacher[1].running_mean, teacher_before)  # statistics of its own
     assert views.logits.requires_grad and not torch.allclose(views.logits, views.target)
     assert torch.equal(method.forward(model.eval(), (x, x)), model(x))
+
+
+def test_forty_steps_of_mean_teacher_are_those_of_a_plain_loop() -> None:
+    """The published recipe written out: two heads, batch norm, ramp, teacher; all at once."""
+    numbers = torch.Generator().manual_seed(1)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        body = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU())
+        model = TwoHeads(body, nn.Linear(6, 3), nn.Linear(6, 3)).double()
+    method = MeanTeacher(model, Consistency(weight=100, ramp=5, coupling=0.01), decay=0.9)
+    student, teacher = copy.deepcopy(model), copy.deepcopy(model)
+    optimizer, other = (torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9) for m in (model, student))
+    for step in range(1, 41):  # four an epoch
+        x = torch.randn(10, 4, generator=numbers, dtype=torch.float64)
+        labels = torch.cat([torch.randint(3, (5,), generator=numbers), torch.full((5,), -1)])
+        optimizer.zero_grad()
+        method.loss(method.forward(model, (x, labels)), labels).backward()
+        optimizer.step()
+        method.after_step(Step(step, step / 4, model, optimizer))
+
+        with torch.no_grad():
+            target = teacher(x)[0].softmax(1)
+        classes, consistent = student(x)
+        weight = 100 * math.exp(-5 * (1 - min(1.0, (step - 1) / 4 / 5)) ** 2)
+        loss = -classes.log_softmax(1)[torch.arange(5), labels[:5]].sum()
+        loss = loss + weight * (consistent.softmax(1) - target).square().sum() / 3
+        loss = (loss + 0.01 * (classes - consistent).square().sum() / 3) / 10
+        other.zero_grad()
+        loss.backward()
+        other.step()
+        alpha = min(1 - 1 / (step + 1), 0.9)
+        with torch.no_grad():
+            for mine, its in zip(teacher.parameters(), student.parameters(), strict=True):
+                mine.mul_(alpha).add_((1 - alpha) * its)
+    for found, expected in ((model, student), (method.teacher, teacher)):
+        for name, value in expected.state_dict().items():
+            torch.testing.assert_close(found.state_dict()[name], value, rtol=1e-8, atol=1e-10)
 
 
 def test_a_teachers_state_goes_on_and_belongs_to_its_model() -> None:

@@ -321,6 +321,8 @@ def test_what_cannot_be_scheduled_is_refused_and_nothing_changes(
 def test_a_method_must_be_one_and_belong_to_the_model() -> None:
     with pytest.raises(InputError, match="method: got"):
         run(small(), "pi", loader())
+    with pytest.raises(InputError, match=r"method: got <class .*PiModel'>; pass PiModel\(…\)"):
+        run(small(), PiModel, loader())
     with pytest.raises(InputError, match="method: its teacher was copied from another model"):
         run(small(), MeanTeacher(nn.Linear(4, 2)), loader())
     with pytest.raises(InputError, match="batches: do not know their length"):

@@ -31,7 +31,7 @@ from experiments import record
 
 HERE = Path(__file__).resolve().parent
 KIND = "lightning"
-# Where the run is killed, each time from outside as soon as it says that it is there.
+# Where the run is killed, each time from outside when it says that it is there, and waits.
 KILLS = ("epoch 2 train", "epoch 4 validate", "epoch 6 train")
 QUICK_KILLS = ("epoch 2 train",)
 
@@ -46,12 +46,14 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="small, on made-up images")
     parser.add_argument("--table", action="store_true", help="print the table of --out and stop")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--wait-at", help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.child is not None:
         from experiments.lightning.training import FULL, QUICK, run
 
-        run(QUICK if args.quick else FULL, args.child, args.data_dir, made_up=args.quick)
+        recipe = QUICK if args.quick else FULL
+        run(recipe, args.child, args.data_dir, made_up=args.quick, wait_at=args.wait_at)
         return 0
     with tempfile.TemporaryDirectory() as temporary:
         out = args.out or (Path(temporary) if args.quick else HERE / "results")
@@ -101,6 +103,7 @@ def until(words: list[str], moment: str | None) -> None:
     Raises:
         SystemExit: it ended otherwise.
     """
+    words = [*words, "--wait-at", moment] if moment else words
     process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     for line in process.stdout:

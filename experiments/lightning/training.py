@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,15 +74,27 @@ class Classifier(pl.LightningModule):
 
 
 class Tell(Callback):
-    """Prints where the run is, line by line, so that it can be killed from outside."""
+    """Prints where the run is, line by line, and waits at one moment to be killed from outside.
+
+    Args:
+        moment: such as "epoch 2 train"; None to wait nowhere.
+    """
+
+    def __init__(self, moment: str | None) -> None:
+        self.moment = moment
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx: int) -> None:
         if batch_idx == trainer.num_training_batches // 2:
-            print(f"epoch {trainer.current_epoch} train", flush=True)
+            self.say(f"epoch {trainer.current_epoch} train")
 
     def on_validation_batch_start(self, trainer, module, batch, batch_idx: int, *rest) -> None:
         if batch_idx == 0 and not trainer.sanity_checking:
-            print(f"epoch {trainer.current_epoch} validate", flush=True)
+            self.say(f"epoch {trainer.current_epoch} validate")
+
+    def say(self, moment: str) -> None:
+        print(moment, flush=True)
+        if moment == self.moment:
+            time.sleep(600)
 
 
 def rows(recipe: Recipe, data_dir: Path | None, *, made_up: bool) -> tuple[TensorDataset, TensorDataset]:
@@ -104,7 +117,9 @@ def rows(recipe: Recipe, data_dir: Path | None, *, made_up: bool) -> tuple[Tenso
     )
 
 
-def run(recipe: Recipe, folder: Path, data_dir: Path | None, *, made_up: bool) -> None:
+def run(
+    recipe: Recipe, folder: Path, data_dir: Path | None, *, made_up: bool, wait_at: str | None = None
+) -> None:
     """Trains to the end from wherever the folder's checkpoint is; leaves `posterior.safetensors` there."""
     torch.manual_seed(recipe.seed)
     train, test = rows(recipe, data_dir, made_up=made_up)
@@ -118,7 +133,7 @@ def run(recipe: Recipe, folder: Path, data_dir: Path | None, *, made_up: bool) -
     )
     trainer = pl.Trainer(
         max_epochs=recipe.epochs,
-        callbacks=[callback, RandomStates(), Tell(), last],
+        callbacks=[callback, RandomStates(), Tell(wait_at), last],
         accelerator="cpu",
         logger=False,
         enable_progress_bar=False,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, final
 
 import torch
@@ -95,7 +95,7 @@ class Average:
         n = collector.n_collected
         if self._statistics is None or self._statistics[0] != n:
             run = _in_precision(trainer, forward or feed)
-            with _generators_kept(trainer.strategy.root_device), silent():
+            with _generators_kept(trainer.strategy.root_device), silent(), uncompiled():
                 if trainer.world_size > 1:
                     refresh_over_ranks_(model, batches(), forward=run, frozen=frozen)
                 else:
@@ -112,6 +112,14 @@ def frozen_layers(model: nn.Module) -> tuple[str, ...]:
     model = unwrap(model)
     layers = {clean_name(name) for name, m in model.named_modules() if isinstance(m, _BatchNorm)}
     return tuple(sorted(layers - set(batchnorm_modules(model))))
+
+
+def uncompiled() -> AbstractContextManager[Any]:
+    """Compiled modules run as they were written in here.
+
+    Statistics are read by hooks, and what was compiled keeps the hooks that it was compiled with.
+    """
+    return torch.compiler.set_stance("force_eager")
 
 
 def _in_precision(trainer: Trainer, forward: Forward) -> Forward:

@@ -8,8 +8,8 @@ they come, which is why the file is longer than most; what they do is in the mod
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from swag.collector import Collector
 from swag.distributed import ShardedGaussian
 from swag.ensemble import Ensemble
 from swag.errors import InputError, StateError
-from swag.integrations.lightning.average import Average, frozen_layers
+from swag.integrations.lightning.average import Average, frozen_layers, uncompiled
 from swag.integrations.lightning.collecting import (
     AnyCollector,
     collector_for,
@@ -193,8 +193,14 @@ class SWAGCallback(Callback):
 
         Afterwards the module has its own weights, bit for bit.
         """
-        model = part_of(module, self.part)
-        return self.collector.applied(model, bn_loader=bn_loader, forward=self._forward)
+        return self._applied(part_of(module, self.part), bn_loader)
+
+    @contextmanager
+    def _applied(self, model: nn.Module, bn_loader: Iterable[Any] | None) -> Iterator[nn.Module]:
+        with ExitStack() as stack:
+            with uncompiled():
+                stack.enter_context(self.collector.applied(model, bn_loader=bn_loader, forward=self._forward))
+            yield model
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
         """Whether to take a snapshot now; asked after every optimizer step and at every epoch's end.
@@ -278,7 +284,7 @@ class SWAGCallback(Callback):
             self.should_update(step_idx=step) for step in self._progress.new_steps(trainer.global_step)
         ]
         if self._epoch_over(trainer) or any(answers):
-            self._collect(trainer, pl_module)
+            self._collect(trainer, pl_module, _logged_as(trainer))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Puts the average in, where that is wanted and there is one."""
@@ -302,7 +308,7 @@ class SWAGCallback(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The same as at the last batch's end, for an epoch that a hook of the module ended early."""
         if self._epoch_over(trainer):
-            self._collect(trainer, pl_module)
+            self._collect(trainer, pl_module, _logged_as(trainer) - 1)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Says so where nothing was collected."""
@@ -360,10 +366,11 @@ class SWAGCallback(Callback):
         """
         if not isinstance(state_dict, Mapping) or state_dict.get("version") != STATE_VERSION:
             raise InputError("state: not what SWAGCallback of this version saves")
+        if self._stage not in (None, "fit") and self._collector is not None:
+            return
         check_same(state_dict.get("settings", {}), self._settings())
         if self._stage not in (None, "fit"):
-            if self._collector is None:
-                self._collector = collector_of(state_dict["collector"])
+            self._collector = collector_of(state_dict["collector"])
         elif self._ready and self._collector is not None:
             self._take_over(state_dict, self._collector, self._progress.timing)
         else:
@@ -374,8 +381,9 @@ class SWAGCallback(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Says so where the checkpoint knows nothing of this callback."""
-        if self.state_key not in checkpoint.get("callbacks", {}):
+        """Says so where a run is resumed and the checkpoint knows nothing of this callback."""
+        resumed = self._stage == "fit" and checkpoint.get("global_step", 0) > 0  # a tuner's has no step
+        if resumed and self.state_key not in checkpoint.get("callbacks", {}):
             _log.warning("the checkpoint has no state of %s: it starts without a snapshot", self.state_key)
 
     def _take_over(self, state: Mapping[str, Any], collector: AnyCollector, timing: Timing) -> None:
@@ -406,7 +414,7 @@ class SWAGCallback(Callback):
         over = self._progress.ends_epoch(epoch, last_batch=trainer.is_last_batch)
         return over and self.should_update(epoch_idx=epoch)
 
-    def _collect(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _collect(self, trainer: Trainer, pl_module: LightningModule, logged_as: int) -> None:
         if not self._progress.moved(trainer.global_step):
             return
         self.collector.collect(part_of(pl_module, self.part))
@@ -416,7 +424,7 @@ class SWAGCallback(Callback):
         if self._rate is not None:  # schedulers have moved on from what this step was made with
             found["swag/lr"] = float(self._rate)
         for logger in trainer.loggers:
-            logger.log_metrics(found, step=trainer.global_step - 1)
+            logger.log_metrics(found, step=logged_as)
         trainer.callback_metrics.update({key: torch.tensor(value) for key, value in found.items()})
 
     def _whole(self) -> Collector:
@@ -429,6 +437,11 @@ class SWAGCallback(Callback):
 
     def __repr__(self) -> str:
         return f"{self.state_key}({self.n_collected} snapshots, rank={self.rank})"
+
+
+def _logged_as(trainer: Trainer) -> int:
+    """The step that loggers see with what is logged now: batches that made steps, however many each."""
+    return trainer.fit_loop.epoch_loop._batches_that_stepped
 
 
 def _callbacks(trainer: Trainer) -> list[Callback]:

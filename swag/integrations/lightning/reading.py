@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.compile import to_uncompiled
 from torch import nn
 
 from swag.collector import Collector
@@ -69,7 +72,7 @@ def read_collector(checkpoint: str | os.PathLike[str], *, state_key: str | None 
 
 
 def ensemble(module: nn.Module, posterior: Posterior, n_samples: int = 30, **options: Any) -> Ensemble:
-    """`swag.Ensemble` of a LightningModule, whose trainer is left out of the copy that the ensemble makes.
+    """`swag.Ensemble` of a LightningModule, in whose copy there is no trainer and nothing compiled.
 
     Batches are fed as everywhere: the first element of a tuple or list, a dict by keyword, or `forward=`.
 
@@ -82,12 +85,26 @@ def ensemble(module: nn.Module, posterior: Posterior, n_samples: int = 30, **opt
     Raises:
         InputError: as `swag.Ensemble`, such as for a posterior of another model.
     """
-    modules = [m for m in module.modules() if isinstance(m, LightningModule)]
-    trainers = [m._trainer for m in modules]
-    try:
-        for m in modules:
-            m._trainer = None
+    with ExitStack() as stack:
+        for m in module.modules():
+            if isinstance(m, LightningModule):
+                stack.enter_context(_as_written(m))
         return Ensemble(module, posterior, n_samples, **options)
+
+
+@contextmanager
+def _as_written(module: LightningModule) -> Iterator[None]:
+    """Without trainer and without what `torch.compile` put in the place of its methods.
+
+    That, of the whole module or by `module.compile()`, would run the original's weights in a copy.
+    """
+    before = dict(vars(module))
+    module._trainer = None
+    vars(module).pop("_compiled_call_impl", None)
+    if module._compiler_ctx is not None:
+        to_uncompiled(module)
+    try:
+        yield
     finally:
-        for m, trainer in zip(modules, trainers, strict=True):
-            m._trainer = trainer
+        vars(module).clear()
+        vars(module).update(before)

@@ -74,7 +74,12 @@ class Timing:
         return since > 0 and since % self.every == 0
 
     def share(self, epochs: float, step: int) -> float:
-        """How much of the way to `swa_lr` the rate has behind it, 0 to 1, before a batch at this place."""
+        """How much of the way to `swa_lr` the rate has behind it, 0 to 1, before a batch at this place.
+
+        All of it once averaging has begun, also in a run that goes on for longer, where `start` lies later.
+        """
+        if self.began is not None:
+            return 1.0
         left = _n(self.start) - (step if isinstance(self.start, Steps) else epochs)
         if left <= 0:
             return 1.0

@@ -23,7 +23,7 @@ from swag.files.ensembles import pack_ensemble, unpack_ensemble
 from swag.integrations.sklearn.objectives import Objective
 from swag.integrations.sklearn.rows import Rows, Standard, held_out, kept_weights
 from swag.integrations.sklearn.run import Run, check_same_kind
-from swag.integrations.sklearn.settings import Settings, settings_of
+from swag.integrations.sklearn.settings import Settings, device_here, settings_of
 from swag.integrations.sklearn.state import plain, tensors
 from swag.noise import split_seeds
 from swag.posterior import Mixture, Posterior
@@ -232,7 +232,8 @@ class SWAGEstimator(BaseEstimator):
         super().__setstate__(state)
         if runs is None or ensemble is None:
             return
-        settings, dtype = settings_of(self._fit_params), getattr(torch, self._dtype)
+        here = {"device": device_here(self._fit_params["device"])}
+        settings, dtype = settings_of(self._fit_params | here), getattr(torch, self._dtype)
         self._runs = []
         for own in runs:
             run = Run(settings, self.n_features_in_, self._n_outputs, dtype, 0)

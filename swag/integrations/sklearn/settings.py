@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from torch import nn
 
 from swag.errors import InputError
 
+_log = logging.getLogger(__name__)
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 MakeOptimizer = Callable[..., torch.optim.Optimizer]
 MakeModule = Callable[[int, int], nn.Module]
@@ -106,6 +108,16 @@ def settings_of(given: dict[str, Any]) -> Settings:
         n_members=n_members,
         n_jobs=None if n_jobs is None else int(n_jobs),
     )
+
+
+def device_here(value: Any) -> Any:
+    """The `device` that an estimator was fitted on, or "cpu" and a warning where there is none such here."""
+    try:
+        _device(value)
+    except InputError:
+        _log.warning("fitted on %r, which is not here: predicts on the CPU; to fit again, set device", value)
+        return "cpu"
+    return value
 
 
 def noise_floor(value: Any) -> float:
