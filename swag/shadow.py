@@ -6,12 +6,14 @@ The user's model is read once and never touched again, so an ensemble can predic
 from __future__ import annotations
 
 import copy
+from types import CellType, FunctionType
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from swag.errors import InputError
 from swag.parameters import Layout, clean_name, named_parameters, unwrap
 
 
@@ -24,7 +26,8 @@ class Shadow:
         layout: the parameters that `load_` replaces.
 
     Raises:
-        InputError: the model lacks a parameter of the layout.
+        InputError: the model lacks a parameter of the layout, or a module's own `forward` is a function that
+            would go on using the original's weights.
     """
 
     def __init__(self, model: nn.Module, layout: Layout) -> None:
@@ -51,8 +54,43 @@ def _copy(model: nn.Module) -> nn.Module:
         id(parameter): nn.Parameter(parameter.detach().clone(), requires_grad=False)
         for _, parameter in named_parameters(model)
     }
+    _check_forwards(model)
     with torch.no_grad(), _WithoutHistory():
         return copy.deepcopy(model, memo)
+
+
+def _check_forwards(model: nn.Module) -> None:
+    """Refuses a function in the place of `forward` that holds on to the model: a copy would share it."""
+    modules = {id(module) for module in model.modules()}
+    for name, module in model.named_modules():
+        forward = vars(module).get("forward")
+        if isinstance(forward, FunctionType) and _holds(forward, modules):
+            raise InputError(
+                f"model: the forward of {name or 'the model'} was replaced by a function that runs the "
+                "original weights (such as torch.compile(model.forward)); others would change nothing; pass "
+                "the module without it, or torch.compile(model)"
+            )
+
+
+def _holds(function: object, modules: set[int]) -> bool:
+    """Whether a function, or one that it wraps, keeps one of these modules or a method of it.
+
+    Methods and partials in the place of `forward` do not count: they are copied with what they hold.
+    """
+    while isinstance(function, FunctionType):
+        wrapped = getattr(function, "__wrapped__", None)
+        held = [wrapped, *map(_content, function.__closure__ or ())]
+        if any(id(value) in modules or id(getattr(value, "__self__", None)) in modules for value in held):
+            return True
+        function = wrapped
+    return False
+
+
+def _content(cell: CellType) -> object:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not filled yet
+        return None
 
 
 @final

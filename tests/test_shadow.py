@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import functools
+from types import MethodType
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import swag
 from swag.parameters import Layout, unwrap
@@ -205,3 +208,39 @@ def test_theta_of_the_wrong_size_changes_nothing() -> None:
     with pytest.raises(swag.InputError, match=r"D=51, got shape \(50,\)"):
         shadow.load_(torch.zeros(50))
     assert all((parameter == 1).all() for parameter in shadow.module.parameters())
+
+
+def replaced(wrap: Any) -> nn.Module:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    model[1].forward = wrap(model[1])
+    return model
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda layer: torch.compile(layer.forward, backend="eager"),
+        lambda layer: lambda x: F.linear(x, layer.weight, layer.bias),
+    ],
+    ids=["compiled", "closure"],
+)
+def test_a_forward_that_would_run_the_originals_weights_is_refused(wrap: Any) -> None:
+    model = replaced(wrap)
+    with pytest.raises(swag.InputError, match="the forward of 1 was replaced"):
+        Shadow(model, swag.Layout.of(model))
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda layer: MethodType(lambda self, x: F.linear(x, self.weight, self.bias), layer),
+        lambda layer: functools.partial(lambda self, x: F.linear(x, self.weight, self.bias), layer),
+    ],
+    ids=["method", "partial"],
+)
+def test_a_forward_that_is_copied_along_is_fine(wrap: Any) -> None:
+    model = replaced(wrap)
+    layout = swag.Layout.of(model)
+    shadow = Shadow(model, layout)
+    shadow.load_(torch.zeros(layout.size))
+    assert not shadow.module(torch.ones(1, 3)).any() and model(torch.ones(1, 3)).any()
