@@ -22,7 +22,7 @@ FEW: dict[str, Any] = {"epochs": 6, "n_samples": 4, "hidden_layer_sizes": (4,), 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"n_samples": 0}, "n_samples: got 0; pass a whole number of at least 1"),
+        ({"n_samples": 0}, "n_samples: got 0; pass a whole number, 1 or more"),
         ({"epochs": 0}, "epochs: got 0"),
         ({"epochs": 2.5}, "epochs: got 2.5"),
         ({"epochs": 1}, "epochs: 1 with swa_start=0.5 leave 1 for averaging"),

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from swag.arguments import whole
 from swag.noise import take_seed
 from swag.subspace.chains import Chains
 from swag.subspace.method import run
@@ -18,7 +19,6 @@ from swag.subspace.recorder import Recorder
 from swag.subspace.space import Subspace
 from swag.subspace.target import (
     Target,
-    check_count,
     refuse_random,
     stack_target,
     start_of,
@@ -123,7 +123,7 @@ class EllipticalSlice:
             DensityError: NaN or +∞ (names z and step), or a chain that never moves.
             InputError: other bad arguments, or a log-likelihood that is random.
         """
-        n_chains = check_count("n_chains", self.n_chains, 1)
+        n_chains = whole("n_chains", self.n_chains, 1)
         refuse_random(log_likelihood)
         space = subspace_of(log_likelihood, subspace)
         target = target_of(log_likelihood, prior_std, temperature, space, z0)

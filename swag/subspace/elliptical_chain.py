@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from swag.arguments import whole
 from swag.errors import InputError
 from swag.noise import take_seed
 from swag.subspace.calls import OneByOne, scalar, shape_of_z
 from swag.subspace.recorder import Recorder, refuse_start, refuse_stuck
 from swag.subspace.space import Subspace
-from swag.subspace.target import check_count, check_values, checked_std
+from swag.subspace.target import check_values, checked_std
 
 # Each miss shrinks the bracket by a random factor, a half or so: after these it is below any rounding.
 _MOST_SHRINKS = 120
@@ -59,7 +60,7 @@ def elliptical_slice(
     >>> z.shape, bool((z.mean(0) - 0.5).abs().max() < 0.1)
     (torch.Size([2000, 2]), True)
     """
-    n_samples = check_count("n_samples", n_samples, 1)
+    n_samples = whole("n_samples", n_samples, 1)
     if not callable(log_likelihood):
         raise InputError(
             f"log_likelihood: got a {type(log_likelihood).__name__}; pass a function of z (k,) → a scalar"

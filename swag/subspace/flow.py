@@ -9,6 +9,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from swag.arguments import whole
 from swag.errors import InputError
 from swag.noise import take_seed
 from swag.subspace.climb import climb, reached
@@ -16,7 +17,7 @@ from swag.subspace.fits import FlowFit
 from swag.subspace.method import run
 from swag.subspace.realnvp import RealNVP
 from swag.subspace.space import Subspace
-from swag.subspace.target import check_count, check_values, start_of, subspace_of, target_of
+from swag.subspace.target import check_values, start_of, subspace_of, target_of
 
 
 @final
@@ -66,8 +67,8 @@ class FlowVI:
     ) -> FlowFit:
         """Maximises the ELBO; arguments and errors as `MeanFieldVI.infer`."""
         for name in ("n_samples", "n_steps", "n_draws", "n_couplings", "hidden"):
-            check_count(name, getattr(self, name), 1)
-        check_count("n_elbo", self.n_elbo, 2)
+            whole(name, getattr(self, name), 1)
+        whole("n_elbo", self.n_elbo, 2)
         for name, value in (("lr", self.lr), ("first_std", self.first_std)):
             if not 0 < value < math.inf:
                 raise InputError(f"{name}: got {value!r}; pass a positive number")

@@ -13,6 +13,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from swag.arguments import whole
 from swag.errors import InputError
 from swag.noise import take_seed
 from swag.subspace.climb import climb, reached
@@ -22,7 +23,6 @@ from swag.subspace.method import run
 from swag.subspace.space import Subspace
 from swag.subspace.target import (
     Target,
-    check_count,
     check_values,
     stack_target,
     start_of,
@@ -208,9 +208,9 @@ class _Setting:
     is_random: bool = False
 
     def __post_init__(self) -> None:
-        check_count("n_steps", self.n_steps, 1)
-        check_count("n_draws", self.n_draws, 1)
-        check_count("n_elbo", self.n_elbo, 2)
+        whole("n_steps", self.n_steps, 1)
+        whole("n_draws", self.n_draws, 1)
+        whole("n_elbo", self.n_elbo, 2)
         if not 0 < self.lr < math.inf:
             raise InputError(f"lr: got {self.lr!r}; pass a positive number")
 

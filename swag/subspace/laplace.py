@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.func import grad, jacfwd
 
+from swag.arguments import whole
 from swag.subspace.fits import GaussianFit, unknown
 from swag.subspace.method import run
 from swag.subspace.space import Subspace
 from swag.subspace.target import (
     Target,
-    check_count,
     check_values,
     refuse_random,
     start_of,
@@ -69,7 +69,7 @@ class Laplace:
         `generator` is not used: nothing here is random. A batch-norm model's statistics are held at the mode
         while the Hessian is taken.
         """
-        check_count("n_steps", self.n_steps, 1)
+        whole("n_steps", self.n_steps, 1)
         refuse_random(log_likelihood)
         space = subspace_of(log_likelihood, subspace)
         target = target_of(log_likelihood, prior_std, temperature, space, z0)

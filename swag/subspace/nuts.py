@@ -8,6 +8,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from swag.arguments import whole
 from swag.errors import InputError
 from swag.noise import split_seeds, take_seed
 from swag.progress import track
@@ -17,7 +18,6 @@ from swag.subspace.recorder import refuse_stuck
 from swag.subspace.space import Subspace
 from swag.subspace.target import (
     Target,
-    check_count,
     check_values,
     refuse_random,
     start_of,
@@ -70,10 +70,10 @@ class NUTS:
             DensityError: also where no proposal is accepted after the warm-up.
             InputError: also where pyro is not installed.
         """
-        check_count("n_samples", self.n_samples, 1)
-        check_count("burn_in", self.burn_in, 1)
-        check_count("thin", self.thin, 1)
-        n_chains = check_count("n_chains", self.n_chains, 1)
+        whole("n_samples", self.n_samples, 1)
+        whole("burn_in", self.burn_in, 1)
+        whole("thin", self.thin, 1)
+        n_chains = whole("n_chains", self.n_chains, 1)
         if not 0 < self.target_accept < 1:
             raise InputError(f"target_accept: got {self.target_accept!r}; pass a probability such as 0.8")
         _require_pyro()

@@ -8,10 +8,11 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from swag.arguments import whole
 from swag.errors import InputError
 from swag.progress import track
 from swag.subspace.space import Subspace
-from swag.subspace.target import check_count, subspace_of, target_of
+from swag.subspace.target import subspace_of, target_of
 
 _ROWS = 256
 
@@ -63,7 +64,7 @@ def evaluate_plane(
     Raises:
         InputError: axes that z has not, or a span that is empty.
     """
-    n_points = check_count("n_points", n_points, 2)
+    n_points = whole("n_points", n_points, 2)
     space = subspace_of(log_likelihood, subspace)
     target = target_of(log_likelihood, prior_std, temperature, space, z)
     centre = torch.zeros(target.k, dtype=target.dtype) if z is None else z.detach().to(target.dtype)

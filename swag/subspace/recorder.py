@@ -15,10 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from swag.arguments import whole
 from swag.progress import track
 from swag.subspace.chains import Chains
 from swag.subspace.space import Subspace
-from swag.subspace.target import DensityError, Target, check_count, check_values, shown
+from swag.subspace.target import DensityError, Target, check_values, shown
 
 Array = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -44,9 +45,9 @@ class Recorder:
     def __init__(
         self, target: Target, z: Tensor, n_samples: int, burn_in: int, thin: int, sampler: str
     ) -> None:
-        self._n_samples = check_count("n_samples", n_samples, 1)
-        self._burn_in = check_count("burn_in", burn_in, 0)
-        self._thin = check_count("thin", thin, 1)
+        self._n_samples = whole("n_samples", n_samples, 1)
+        self._burn_in = whole("burn_in", burn_in, 0)
+        self._thin = whole("thin", thin, 1)
         self._target, self._sampler = target, sampler
         n, k = z.shape
         self._total = self._burn_in + self._n_samples * self._thin

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from numbers import Integral
 from typing import Any, final
 
 import torch
@@ -224,13 +223,6 @@ def shown(z: Tensor) -> str:
     """z in an error's text."""
     entries = [f"{value:.6g}" for value in z.detach().flatten()[:8].tolist()]
     return f"[{', '.join(entries)}{', …' if z.numel() > 8 else ''}]"
-
-
-def check_count(name: str, value: Any, least: int) -> int:
-    """A whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int | Integral) or value < least:
-        raise InputError(f"{name}: got {value!r}; pass an integer of at least {least}")
-    return int(value)
 
 
 def start_of(z0: Any, n: int, target: Target) -> Tensor:

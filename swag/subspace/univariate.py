@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from swag.arguments import whole
 from swag.errors import InputError
 from swag.noise import take_seed
 from swag.subspace.chains import Chains
@@ -20,7 +21,6 @@ from swag.subspace.space import Subspace
 from swag.subspace.target import (
     DensityError,
     Target,
-    check_count,
     refuse_random,
     shown,
     stack_target,
@@ -103,7 +103,7 @@ class UnivariateSlice:
         generator: torch.Generator | None = None,
     ) -> Chains:
         """Draws the chains; arguments and errors as `EllipticalSlice.infer`."""
-        n_chains = check_count("n_chains", self.n_chains, 1)
+        n_chains = whole("n_chains", self.n_chains, 1)
         refuse_random(log_likelihood)
         space = subspace_of(log_likelihood, subspace)
         target = target_of(log_likelihood, prior_std, temperature, space, z0)

@@ -12,6 +12,7 @@ from typing import Any, final
 import torch
 from torch import nn
 
+from swag.arguments import whole
 from swag.batches import Forward, check_loader, length
 from swag.batchnorm import BatchNormPolicy
 from swag.ensemble import Ensemble
@@ -33,7 +34,6 @@ from swag.training.settings import (
     optimizer_for,
     rereadable,
     train_mode,
-    whole,
 )
 from swag.training.snapshots import Snapshots
 from swag.training.steps import Steps

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from numbers import Integral
 from typing import Any
 
 import torch
@@ -20,17 +19,6 @@ MakeSchedule = Callable[[torch.optim.Optimizer], Any]
 
 # The rate and weight decay of the papers' VGG-16 on CIFAR.
 RATE, MOMENTUM, WEIGHT_DECAY = 0.05, 0.9, 5e-4
-
-
-def whole(name: str, value: object, least: int = 1) -> int:
-    """A whole number, `least` or more.
-
-    Raises:
-        InputError: it is none.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | Integral) or value < least:
-        raise InputError(f"{name}: got {value!r}; pass a whole number, {least} or more")
-    return int(value)
 
 
 def rereadable(loader: Iterable[Any], epochs: int) -> None:

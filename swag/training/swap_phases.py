@@ -9,8 +9,9 @@ from typing import Any, final
 
 from torch import Tensor
 
+from swag.arguments import whole
 from swag.errors import InputError
-from swag.training.settings import MakeOptimizer, MakeSchedule, whole
+from swag.training.settings import MakeOptimizer, MakeSchedule
 
 # n_right(outputs, targets) → how many rows are right, a scalar tensor.
 Count = Callable[[Any, Any], Tensor]

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from swag.arguments import whole
 from swag.batches import Forward, check_loader, length
 from swag.collector import Collector
 from swag.errors import InputError
@@ -31,7 +32,6 @@ from swag.training.settings import (
     rereadable,
     schedule_for,
     train_mode,
-    whole,
 )
 from swag.training.steps import Steps
 

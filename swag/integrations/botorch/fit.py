@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, final
 
 import torch
@@ -12,6 +12,7 @@ from botorch.models.transforms import Normalize, Standardize
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from swag.arguments import whole
 from swag.collector import Collector
 from swag.errors import InputError
 from swag.integrations.botorch.model import SWAGModel
@@ -202,8 +203,7 @@ def _check(train_X: Tensor, train_Y: Tensor, bounds: Tensor | None) -> None:
 
 def _check_counts(least: int, **counts: Any) -> None:
     for name, count in counts.items():
-        if not isinstance(count, Integral) or count < least:
-            raise InputError(f"{name}: got {count!r}; pass a whole number, {least} or more")
+        whole(name, count, least)
 
 
 def _check_reals(**values: Any) -> None:

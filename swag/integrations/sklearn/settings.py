@@ -12,6 +12,7 @@ from typing import Any, Literal, final
 import torch
 from torch import nn
 
+from swag.arguments import whole
 from swag.errors import InputError
 
 _log = logging.getLogger(__name__)
@@ -132,10 +133,7 @@ def _is_whole(value: Any) -> bool:
 
 
 def _whole(given: dict[str, Any], name: str, least: int, *, default: int | None = None) -> int:
-    value: Any = given.get(name, default)
-    if not _is_whole(value) or value < least:
-        raise InputError(f"{name}: got {value!r}; pass a whole number of at least {least}")
-    return int(value)
+    return whole(name, given.get(name, default), least)
 
 
 def _real(given: dict[str, Any], name: str, *, above: float = -math.inf, least: float = -math.inf) -> float:

@@ -9,7 +9,6 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from numbers import Integral
 from pathlib import Path
 from typing import Any, final
 
@@ -20,6 +19,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
+from swag.arguments import whole
 from swag.atomic import replacing
 from swag.checkpoints.pickled import load_pickled
 from swag.collector import Collector
@@ -98,9 +98,9 @@ class SWAGCallback(BaseCallback):
         verbose: int = 0,
     ) -> None:
         super().__init__(verbose)
-        self.rank = _number("rank", rank, 0)
-        self.swa_start = _number("swa_start", swa_start, 0)
-        self.every = _number("every", every, 1)
+        self.rank = whole("rank", rank, 0)
+        self.swa_start = whole("swa_start", swa_start, 0)
+        self.every = whole("every", every, 1)
         if isinstance(networks, str):
             raise InputError(f"networks: got a text; pass a tuple of names, as in ({networks!r},)")
         if networks is not None and not (
@@ -121,11 +121,11 @@ class SWAGCallback(BaseCallback):
                 raise InputError(f"also: the name {name!r} is taken; call the average something else")
         self._evaluator: Evaluator | None = None
         self._eval_every = 1
-        n_episodes, seed = _number("n_eval_episodes", n_eval_episodes, 1), _number("eval_seed", eval_seed, 0)
+        n_episodes, seed = whole("n_eval_episodes", n_eval_episodes, 1), whole("eval_seed", eval_seed, 0)
         if eval_env is not None:
             if eval_every is None:
                 raise InputError("eval_every: missing; pass the steps from evaluation to evaluation")
-            self._eval_every = _number("eval_every", eval_every, 1)
+            self._eval_every = whole("eval_every", eval_every, 1)
             self._evaluator = Evaluator(eval_env, n_episodes, seed)
         elif eval_every is not None:
             raise InputError(f"eval_env: missing, though eval_every={eval_every!r}; pass an environment")
@@ -383,9 +383,3 @@ class SWAGCallback(BaseCallback):
 def _save_model(path: Path, model: BaseAlgorithm) -> None:
     with replacing(path) as temporary:
         model.save(temporary)
-
-
-def _number(name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | Integral) or value < least:
-        raise InputError(f"{name}: got {value!r}; pass a whole number, {least} or more")
-    return int(value)

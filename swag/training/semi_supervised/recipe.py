@@ -9,6 +9,7 @@ from typing import Any, final
 import torch
 from torch import nn
 
+from swag.arguments import whole
 from swag.batches import length
 from swag.batchnorm import ExactBatchNorm
 from swag.collector import Collector
@@ -22,7 +23,7 @@ from swag.training.points import exact
 from swag.training.result import Trained
 from swag.training.semi_supervised.collect_at import CollectAt
 from swag.training.semi_supervised.methods import Method
-from swag.training.settings import MakeOptimizer, checked_callbacks, whole
+from swag.training.settings import MakeOptimizer, checked_callbacks
 from swag.training.trainer import train
 
 _OURS = {

@@ -8,9 +8,9 @@ from typing import final
 import torch
 from torch import Tensor
 
+from swag.arguments import whole
 from swag.errors import InputError
 from swag.training.semi_supervised.consistency import UNLABELLED
-from swag.training.settings import whole
 
 
 @final
