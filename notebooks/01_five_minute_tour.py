@@ -27,8 +27,8 @@ import swag
 from swag.demo.data import digits
 from swag.demo.network import convnet
 
-torch.set_num_threads(1)
 torch.manual_seed(0)
+torch.set_num_threads(1)
 
 # %% [markdown]
 # ## Data and model: yours
@@ -46,8 +46,8 @@ optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_dec
 # %% [markdown]
 # ## Collect
 #
-# Two lines are new in the training loop. After epoch 15 the rate stays where it is, and each epoch leaves a
-# snapshot.
+# Two lines are new in the training loop: each of the last 15 epochs leaves a snapshot. The rate stays where
+# it is to the end, so that the weights keep moving.
 
 # %%
 collector = swag.Collector(model, rank=15)

@@ -223,7 +223,7 @@ assert max(loss for t, (loss, _) in at.items() if 0 <= t <= 1) <= max(at[0.0][0]
 for which in (0, 1):
     past_sgd, past_swa = (at[t + step][which] - at[t][which] for t, step in ((1.0, 0.5), (0.0, -0.5)))
     assert past_sgd > 5 * abs(past_swa)
-assert at[0.0][1] < at[1.0][1]
+assert at[0.0][0] < at[1.0][0] and at[0.0][1] < at[1.0][1]
 
 # %% [markdown]
 # ### And a plane
@@ -246,11 +246,11 @@ figure, axis = plt.subplots(figsize=(6, 4.5), layout="constrained")
 _ = geometry.plot_plane(axis, surface, "loss", colorbar="training loss")
 
 # %% [markdown]
-# The epochs, seen on this plane, go round the low ground; each of them lies well above it in the other
-# directions. Their mean is in its middle.
+# The epochs, seen on this plane, go round the low ground; each of them has a higher training loss than their
+# mean, which lies in the middle.
 
 # %%
-loss = scorer(torch.stack([places["SWA"], places["last epoch"], *visited[::5]]))["loss"]
+loss = scorer(torch.stack([places["SWA"], *visited]))["loss"]
 assert float(loss[0]) < float(loss[1:].min())
 
 # %% [markdown]
@@ -281,8 +281,8 @@ assert scores["SWAG"]["NLL"] < scores["SWA"]["NLL"] < scores["SGD"]["NLL"]
 # %% [markdown]
 # ### What it does not know
 #
-# Patches of photographs are no digits. Where the draws disagree, the prediction is unsure: its entropy
-# tells the two apart better than that of one network.
+# Patches of photographs are no digits. Where the draws disagree, the prediction is unsure: here its entropy
+# tells the two apart better than that of the one SGD network.
 
 # %%
 strange = task.ood.split(1000)

@@ -213,6 +213,8 @@ print({name: round(mismatch(name), 2) for name in bands if name != "HMC"})
 at = {name: float(w[at_data].mean()) for name, w in width.items()}
 away = {name: float(w[gap | outside].mean()) for name, w in width.items()}
 assert away["HMC"] > 3 * at["HMC"]
+assert 0.7 < at["SWAG"] / at["HMC"] < 1.5 and away["SWAG"] < 1.5 * at["SWAG"]
+assert at["deep ensemble (MultiSWA)"] < at["HMC"] / 3
 assert mismatch("MultiSWAG") < mismatch("SWAG")
 assert mismatch("MultiSWAG") < mismatch("deep ensemble (MultiSWA)")
 assert away["MultiSWAG"] < away["HMC"]  # and still too narrow
@@ -222,4 +224,4 @@ assert away["MultiSWAG"] < away["HMC"]  # and still too narrow
 # because its scale was set so, but its band hardly opens elsewhere: all its draws are one function, a
 # little bent. The ensemble's five functions disagree where nothing holds them, and do not say how sure each
 # is at the data. MultiSWAG has both. What is still missing are the functions that five runs of SGD did not
-# find. So read the bands of cheap methods as lower bounds.
+# find. So away from the data take the band of a cheap method for too narrow.

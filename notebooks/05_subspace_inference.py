@@ -264,11 +264,10 @@ assert all(ratio > 1.1 for ratio in looked.values()), looked
 
 # %% [markdown]
 # Every method that looks at the likelihood finds a band that is wider in the gaps. The projected SWAG
-# Gaussian is read from the trajectory alone, and promises nothing of the kind. Mean-field VI tends to the
-# narrow side, for want of correlations.
+# Gaussian is read from the trajectory alone: here its band is wider there, too, and nothing promises that.
 
 # %% [markdown]
-# The two samplers see the same posterior: their means differ by less than the draws' own error allows.
+# Two samplers see the same posterior: their means differ by no more than the draws' own errors explain.
 
 # %%
 one, other = draws["PCA"], results["univariate slice"]

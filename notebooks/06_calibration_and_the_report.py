@@ -86,8 +86,8 @@ for axis, name in zip(axes, ("SGD", "SWAG"), strict=True):
 # ### ECE alone is easily deceived
 #
 # It depends on the binning, it is never 0 for a perfect model (chance fills the bins), and a model that
-# knows nothing has a perfect one. So read it beside a proper score: NLL or Brier cannot be improved by
-# being less informative.
+# knows only how common each digit is has a better one than a good network. So read it beside a proper score:
+# NLL and Brier are, in the mean, best for the true probabilities and for nothing else.
 
 # %%
 probs = test["SGD"].probs
@@ -98,7 +98,7 @@ print("debiased:", round(float(swag.metrics.debiased_ece(probs, labels)), 3))
 share = torch.bincount(task.train.labels, minlength=10) / len(task.train)
 ignorant = share.expand(len(labels), -1)  # says for every image how common each digit is
 print(f"ignorant: ECE {swag.metrics.ece(ignorant, labels):.3f}, NLL {swag.metrics.nll(ignorant, labels):.2f}")
-assert swag.metrics.ece(ignorant, labels) < 0.05
+assert swag.metrics.ece(ignorant, labels) < swag.metrics.ece(probs, labels)
 assert swag.metrics.nll(ignorant, labels) > 2 * swag.metrics.nll(probs, labels)
 
 generator = torch.Generator().manual_seed(0)
@@ -124,8 +124,9 @@ for name in test:
 # %% [markdown]
 # ## How much is chance?
 #
-# The report resamples the rows. The last column asks of each method whether it differs from the first on
-# the SAME rows, which is a sharper question than whether two intervals overlap.
+# The report resamples the rows. Its second table asks of each method whether it differs from the first on
+# the SAME rows, which is a sharper question than whether two intervals overlap. Here the answer is: nothing
+# is shown. On 697 rows, and of one run each, the three are not told apart.
 
 # %%
 report = swag.Report(
@@ -149,6 +150,7 @@ difference = report.results.differences["SWAG"]["nll"]
 print(f"SWAG's NLL minus SGD's: {difference.value:.3f}, {difference.low:.3f} to {difference.high:.3f}")
 alone = report.results.scores["SWAG"]["nll"]
 assert difference.high - difference.low < alone.high - alone.low
+assert difference.low < 0 < difference.high  # not told apart
 
 # %% [markdown]
 # ## Predictions one may refuse

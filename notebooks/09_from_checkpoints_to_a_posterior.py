@@ -71,6 +71,7 @@ for epoch in range(14, 30):
     model.load_state_dict(torch.load(run / f"epoch{epoch}.pt", weights_only=True)["model"])
     by_hand.collect(model)
 assert torch.equal(collector.mean, by_hand.mean) and torch.equal(collector.sq_dev, by_hand.sq_dev)
+assert torch.equal(collector.deviations, by_hand.deviations)
 collector
 
 # %% [markdown]
@@ -146,4 +147,5 @@ print(shell("info", posterior_file))
 # %%
 from_shell = swag.load(posterior_file)
 print(type(from_shell).__name__, from_shell.mean.shape)
-assert from_shell.mean.numel() == collector.layout.size
+assert torch.equal(from_shell.mean, collector.mean)
+assert torch.equal(from_shell.variance, collector.swag().variance)

@@ -78,7 +78,8 @@ assert curve[-1].behind > 2 * curve[-1].behind_error  # eight times is too much,
 #
 # ## Rank
 #
-# The last K deviations. Fewer are a shorter memory and a cheaper draw; `truncated` keeps the last ones.
+# The last K deviations. Fewer are a shorter memory and a cheaper draw; `truncated` keeps the last ones. Two
+# are too few here; ten are as good as twenty, in line with the few directions that matter.
 
 # %%
 ranks = (2, 5, 10, 20)
@@ -89,8 +90,9 @@ print(by_rank)
 diagnosis = collector.swag().diagnose()
 print(f"directions that matter: {diagnosis.effective_rank:.1f} of {collector.swag().rank}")
 assert [point.rank for point in by_rank.curve] == list(ranks)
-worst = max(by_rank.curve, key=lambda point: point.behind)
-assert worst.behind < 0.1  # on this task the rank hardly matters
+two, _, ten, _ = by_rank.curve
+assert two.behind > 2 * two.behind_error and ten.behind < 2 * ten.behind_error + 0.01
+assert diagnosis.effective_rank < 10
 
 # %% [markdown]
 # ## Number of samples
@@ -112,7 +114,8 @@ assert errors[-1] < errors[0] / 2
 assert 0.5 < (errors[-1] * sizes[-1] ** 0.5) / (errors[2] * sizes[2] ** 0.5) < 2  # ∝ 1/√S
 
 # %% [markdown]
-# Or say what error you can live with, and let the ensemble draw as many as that takes:
+# Or say what error you can live with, and let the ensemble draw as many as that takes. It reckons from the
+# spread of a first few draws, so the error comes out near what was asked and not at it.
 
 # %%
 automatic = swag.Ensemble(

@@ -36,6 +36,7 @@ import swag
 from swag.errors import FileError, InputError, StateError
 from swag.integrations import requirements
 from swag.integrations.huggingface import SWAGTrainerCallback
+from swag.integrations.huggingface.plan import Plan
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -93,7 +94,9 @@ class Watch(TrainerCallback):
         self.thetas[state.global_step] = self.layout.flatten(kwargs["model"])
 
 
-def trainer(model: nn.Module, folder: Path, callbacks: list[Any], **more: Any) -> Trainer:
+def trainer(
+    model: nn.Module, folder: Path, callbacks: list[Any], eval_dataset: Any = None, **more: Any
+) -> Trainer:
     settings: dict[str, Any] = dict(
         output_dir=str(folder),
         max_steps=12,
@@ -107,7 +110,9 @@ def trainer(model: nn.Module, folder: Path, callbacks: list[Any], **more: Any) -
         logging_strategy="no",
     )
     args = TrainingArguments(**{**settings, **more})
-    return Trainer(model=model, args=args, train_dataset=rows(), callbacks=callbacks)
+    return Trainer(
+        model=model, args=args, train_dataset=rows(), eval_dataset=eval_dataset, callbacks=callbacks
+    )
 
 
 def states_equal(a: swag.Collector, b: swag.Collector) -> bool:
@@ -280,15 +285,65 @@ def test_resuming_before_the_first_snapshot_and_for_longer(tmp_path: Path) -> No
     assert again.collector.n_collected == 4  # after steps 6, 8, 10 and 12
 
 
-def test_process_zero_alone_writes(tmp_path: Path) -> None:
+def test_process_zero_alone_writes_or_the_first_of_each_node(tmp_path: Path) -> None:
     callback = SWAGTrainerCallback(rank=3, swa_start=2, every=1)
     run = trainer(lora_bert(), tmp_path, [callback], max_steps=4)
     run.train()
-    (tmp_path / "checkpoint-4").mkdir()
-    for is_zero in (False, True):
-        run.state.is_world_process_zero = is_zero
+    folder = tmp_path / "checkpoint-4"
+    for of_world, on_each_node, writes in ((False, False, False), (False, True, True), (True, False, True)):
+        folder.mkdir()
+        run.state.is_world_process_zero, run.args.save_on_each_node = of_world, on_each_node
         callback.on_save(run.args, run.state, run.control, model=run.model)
-        assert [path.name for path in (tmp_path / "checkpoint-4").iterdir()] == ["swag.safetensors"] * is_zero
+        assert [path.name for path in folder.iterdir()] == ["swag.safetensors"] * writes
+        shutil.rmtree(folder)
+
+
+def test_a_search_leaves_the_files_of_an_earlier_run_alone(saved: Path) -> None:
+    """Its checkpoints are in folders of their own, while checkpoint-12 beside them is another run's."""
+    kept = (saved / "checkpoint-12" / "swag.safetensors").read_bytes()
+    callback = SWAGTrainerCallback(rank=2, swa_start=2, every=2)
+    run = trainer(lora_bert(1), saved, [callback])
+    run.train()
+    run.state.is_hyper_param_search = True
+    callback.on_save(run.args, run.state, run.control, model=run.model)
+    assert (saved / "checkpoint-12" / "swag.safetensors").read_bytes() == kept
+
+
+def test_beside_evaluation_and_the_best_model(tmp_path: Path) -> None:
+    """The posterior is the trajectory's, whatever is loaded in the end; the Trainer evaluates the average."""
+    model = lora_bert()
+    watch, callback = Watch(swag.Layout.of(model)), SWAGTrainerCallback(rank=3, swa_start=2, every=1)
+    settings = {"eval_steps": 3, "save_steps": 3, "eval_strategy": "steps", "save_strategy": "steps"}
+    run = trainer(
+        model,
+        tmp_path,
+        [watch, callback],
+        eval_dataset=rows(8, seed=1),
+        load_best_model_at_end=True,
+        save_total_limit=1,
+        **settings,
+    )
+    run.train()
+    taken = torch.stack([watch.thetas[step] for step in range(3, 13)]).mean(0)
+    torch.testing.assert_close(callback.collector.mean, taken, rtol=0, atol=1e-6)
+    left = {int(path.name[11:]): path for path in tmp_path.glob("checkpoint-*")}
+    assert len(left) == 1
+    for step, path in left.items():
+        assert swag.load(path / "swag.safetensors").n_collected == step - 2
+    best = callback.collector.layout.flatten(run.model)
+    assert torch.equal(best, watch.thetas[int(run.state.best_model_checkpoint.rpartition("-")[2])])
+    with callback.collector.applied(run.model):
+        assert torch.equal(callback.collector.layout.flatten(run.model), callback.collector.mean)
+        averaged = run.evaluate()["eval_loss"]
+    assert averaged != run.evaluate()["eval_loss"]
+    assert torch.equal(callback.collector.layout.flatten(run.model), best)
+
+
+@pytest.mark.parametrize(("share", "n", "steps"), [(0.29, 100, 29), (0.57, 100, 57), (0.75, 10, 7)])
+def test_shares_in_steps(share: float, n: int, steps: int) -> None:
+    """0.29 · 100 is 28.999999999999996 in floats."""
+    assert Plan.of(share, 1, n).start == steps
+    assert Plan.of(0, share, n).every == steps
 
 
 class Terminate(TrainerCallback):

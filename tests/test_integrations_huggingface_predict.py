@@ -14,21 +14,33 @@ from torch import Tensor, nn
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
-from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
+from peft import IA3Config, LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
+from tokenizers import Tokenizer, models
 from torch.utils.data import DataLoader
 from transformers import (
     BertForTokenClassification,
+    DataCollatorWithPadding,
     GPT2ForSequenceClassification,
     MambaConfig,
     MambaForCausalLM,
+    PreTrainedTokenizerFast,
     T5Config,
     T5ForConditionalGeneration,
 )
+from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsWarper
 
 import swag
 from swag.errors import FileError, InputError
-from swag.integrations.huggingface import Greedy, Sampling, generate, next_token, predict, save_adapters
-from tests.test_integrations_huggingface import bert, gpt2, llama, lora, lora_bert
+from swag.integrations.huggingface import (
+    Generation,
+    Greedy,
+    Sampling,
+    generate,
+    next_token,
+    predict,
+    save_adapters,
+)
+from tests.test_integrations_huggingface import bert, gpt2, llama, lora, lora_bert, trainer
 
 S = 3
 
@@ -123,6 +135,26 @@ def test_classification_is_the_mean_of_softmax_over_samples_each_row_alone(name:
     assert model.training and all(
         torch.equal(before[key], value) for key, value in model.state_dict().items()
     )
+
+
+def test_a_tokenizers_padding_and_mixed_precision(tmp_path: Path) -> None:
+    """After the Trainer put another forward on the object, the members still run with their own weights."""
+    words = {f"w{index}": index for index in range(20)}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="w1")), pad_token="w0"
+    )
+    model = lora_bert()
+    trainer(model, tmp_path, [], max_steps=1, bf16=True, gradient_checkpointing=True).train()
+    posterior = posterior_for(model, scale=0.5)
+    data = [{**row, "label": 1} for row in texts()]
+    collate = DataCollatorWithPadding(tokenizer)
+    found = predict(
+        model, posterior, data, n_samples=S, seed=0, batch_size=2, data_collator=collate, keep_members=True
+    )
+    for weights, probs in zip(members_of(model, posterior), found.member_probs, strict=True):
+        expected = torch.cat([logits_of(model, weights, input_ids=alone(row)) for row in data]).softmax(1)
+        torch.testing.assert_close(probs.double(), expected, rtol=0, atol=5e-3)
+    assert found.member_probs.std(0).max() > 0.05
 
 
 def test_only_what_the_posterior_covers_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,8 +286,7 @@ def test_greedy_generation_of_a_padded_batch_is_that_of_each_prompt_without_a_ca
 
 def test_a_model_of_one_point_generates_what_transformers_does() -> None:
     model = gpt2().eval()
-    layout = swag.Layout.of(model)
-    point = swag.PointMass(layout.flatten(model), layout=layout)
+    point = swag.PointMass.of(model)
     ids = torch.tensor([[5, 6, 7], [3, 9, 2]])
     theirs = model.generate(ids, max_new_tokens=6, do_sample=False, eos_token_id=None, pad_token_id=0)
     ours = generate(model, point, ids, max_new_tokens=6, eos_token_id=[])
@@ -267,18 +298,25 @@ def test_a_text_ends_with_its_end_token() -> None:
     model = gpt2()
     posterior = posterior_for(model, scale=0.05)
     prompts = torch.tensor([[5, 6], [9, 3]])
-    free = generate(model, posterior, prompts, max_new_tokens=8, n_samples=S, seed=0, eos_token_id=[])
+
+    def written(**ends: Any) -> Generation:
+        return generate(
+            model, posterior, prompts, max_new_tokens=8, choice=Sampling(seed=0), n_samples=S, seed=0, **ends
+        )
+
+    free = written(eos_token_id=[])
     end = int(free.tokens[0, 2])
     stop = [int((row == end).nonzero()[0]) + 1 if bool((row == end).any()) else 8 for row in free.tokens]
-    found = generate(
-        model, posterior, prompts, max_new_tokens=8, n_samples=S, seed=0, eos_token_id=end, pad_token_id=19
-    )
-    assert found.lengths.tolist() == stop and found.tokens.shape[1] == max(stop)
-    for index, length in enumerate(stop):
-        assert torch.equal(found.tokens[index, :length], free.tokens[index, :length])
-        assert bool((found.tokens[index, length:] == 19).all())
-        assert bool(found.entropy[index, length:].isnan().all())
-        assert bool(found.log_prob[index, :length].isfinite().all())
+    assert stop[0] == 3 < stop[1]  # one text goes on beside one that has ended
+    # A padding id that is no token of the model's is shown, and never read by it.
+    for pad in (19, -100):
+        found = written(eos_token_id=end, pad_token_id=pad)
+        assert found.lengths.tolist() == stop and found.tokens.shape[1] == max(stop)
+        for index, length in enumerate(stop):
+            assert torch.equal(found.tokens[index, :length], free.tokens[index, :length])
+            assert bool((found.tokens[index, length:] == pad).all())
+            assert bool(found.entropy[index, length:].isnan().all())
+            torch.testing.assert_close(found.log_prob[index, :length], free.log_prob[index, :length])
 
 
 def test_a_model_without_keys_and_values_reads_everything_again() -> None:
@@ -318,6 +356,11 @@ def test_cuts_of_the_distribution() -> None:
     assert Sampling(top_p=0.75).cut(probs).nonzero()[:, 1].tolist() == [1, 2, 3]
     assert Sampling(top_p=0.01).cut(probs).nonzero()[:, 1].tolist() == [1]
     assert Sampling(top_k=1, top_p=1.0).cut(probs).nonzero()[:, 1].tolist() == [1]
+    logits = torch.randn(50, 20, generator=torch.Generator().manual_seed(0))
+    for k, p in ((4, 0.6), (20, 0.6), (4, 1.0)):  # the cuts of transformers' own generate
+        theirs = TopPLogitsWarper(p)(None, TopKLogitsWarper(k)(None, logits)).softmax(1)
+        ours = Sampling(top_k=k, top_p=p).cut(logits.softmax(1))
+        torch.testing.assert_close(ours / ours.sum(1, keepdim=True), theirs)
     for bad in ({"temperature": 0}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.5}, {"seed": "x"}):
         with pytest.raises(InputError, match=next(iter(bad))):
             Sampling(**bad)
@@ -343,6 +386,29 @@ def test_samples_as_adapter_folders_that_peft_loads(tmp_path: Path, adapter: str
     assert {path.name for path in tmp_path.iterdir()} == {"samples"}
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        LoraConfig(r=2, target_modules=["dense"], use_dora=True, bias="lora_only"),
+        LoraConfig(r=2, target_modules=["query"], trainable_token_indices={"word_embeddings": [5, 6]}),
+        LoraConfig(r=2, target_modules=["query", "word_embeddings"]),
+        IA3Config(target_modules=["dense"], feedforward_modules=[]),
+    ],
+    ids=["DoRA with biases", "new tokens", "embeddings", "IA3"],
+)
+def test_other_kinds_of_adapters_are_saved_too(tmp_path: Path, config: Any) -> None:
+    model = get_peft_model(bert(), config)
+    posterior = posterior_for(model, scale=0.5)
+    paths = save_adapters(model, posterior, tmp_path / "samples", n_samples=S, seed=0)
+    inputs = {"input_ids": torch.tensor([[5, 6, 7]])}
+    found = predict(model, posterior, inputs, n_samples=S, seed=0, keep_members=True).member_probs
+    assert found.std(0).max() > 1e-5
+    for path, probs in zip(paths, found, strict=True):
+        with torch.no_grad():
+            theirs = PeftModel.from_pretrained(bert(), path).eval()(**inputs).logits.softmax(1)
+        torch.testing.assert_close(theirs, probs, rtol=0, atol=1e-6)
+
+
 def test_what_an_adapter_folder_cannot_hold_is_refused(tmp_path: Path) -> None:
     plain = bert()
     with pytest.raises(InputError, match="has no adapters to save"):
@@ -353,6 +419,9 @@ def test_what_an_adapter_folder_cannot_hold_is_refused(tmp_path: Path) -> None:
         save_adapters(model, posterior_for(model), tmp_path / "b", n_samples=1)
     with pytest.raises(FileError, match="writable folder"):
         save_adapters(lora_bert(), posterior_for(lora_bert()), tmp_path / "none" / "c", n_samples=1)
+    prompted = get_peft_model(gpt2(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
+    with pytest.raises(InputError, match="prompts and prefixes cannot"):
+        save_adapters(prompted, posterior_for(prompted), tmp_path / "d", n_samples=1)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -377,6 +446,18 @@ def test_adapters_that_do_not_act_are_refused() -> None:
         predict(merged, posterior, data, n_samples=1)
 
 
+def test_of_two_adapters_both_must_act() -> None:
+    model = lora(bert(), ["query", "value"])
+    model.add_adapter("other", model.peft_config["default"])
+    model.base_model.set_adapter(["default", "other"])
+    posterior = posterior_for(model)
+    data = texts((3, 3))
+    assert predict(model, posterior, data, n_samples=1).n_rows == 2
+    model.set_adapter("default")  # draws for the other would change nothing
+    with pytest.raises(InputError, match=r"base_model\.set_adapter\(\['default', 'other'\]\)"):
+        predict(model, posterior, data, n_samples=1)
+
+
 def test_input_that_does_not_fit_is_refused() -> None:
     model, language = lora_bert(), gpt2()
     posterior, text = posterior_for(model), posterior_for(language)
@@ -393,6 +474,11 @@ def test_input_that_does_not_fit_is_refused() -> None:
         (lambda: predict(model, posterior, data, batch_size=0), "batch_size"),
         (lambda: predict(model, posterior, texts((3, 4))), "DataCollatorWithPadding"),
         (lambda: predict(language, text, data, keep_members=True), "keep_members"),
+        (lambda: predict(model, posterior, {"input_ids": [[1, 2]]}), "'input_ids' is a list"),
+        (lambda: generate(language, text, ["raw text"]), "inputs: got a list"),
+        (lambda: generate(language, text, {"input_ids": [[1, 2], [3]]}), "padding=True"),
+        (lambda: generate(language, text, torch.rand(1, 3)), "input_ids: .*float32"),
+        (lambda: generate(language, text, {"text": "raw"}), "input_ids: .*nothing"),
         (lambda: predict(language, text, texts((1, 1))), "two tokens"),
         (lambda: predict(language, text, [{**row, "labels": 1} for row in data]), "labels: got shape"),
         (lambda: generate(model, posterior, torch.tensor([[1]])), "no causal language model"),

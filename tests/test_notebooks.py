@@ -67,3 +67,16 @@ def test_shows_its_outputs_without_errors(source: Path) -> None:
     outputs = [out for cell in notebook["cells"] for out in cell.get("outputs", [])]
     assert outputs and not any(out["output_type"] == "error" for out in outputs)
     assert str(NOTEBOOKS.parent) not in json.dumps(outputs)
+    assert not re.search(r" at 0x[0-9a-f]+>", json.dumps(outputs)), "an address, which differs each time"
+
+
+@BY_NAME
+def test_links_lead_to_files(source: Path) -> None:
+    links = [
+        link
+        for kind, body in cells(source.read_text(encoding="utf-8"))
+        if kind == "markdown"
+        for link in re.findall(r"\]\(([^)#]+)[^)]*\)", body)
+        if not link.startswith("http")
+    ]
+    assert [link for link in links if not (NOTEBOOKS / link).is_file()] == []

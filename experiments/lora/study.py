@@ -139,8 +139,7 @@ class Study:
 
     def point(self, model: nn.Module) -> Outputs:
         """The model as it is."""
-        layout = swag.Layout.of(model)
-        return self.probs(model, swag.PointMass(layout.flatten(model), layout=layout), 1)
+        return self.probs(model, swag.PointMass.of(model), 1)
 
     def probs(self, model: nn.Module, posterior: swag.Posterior, n_samples: int) -> Outputs:
         return {part: self.predicted(model, posterior, n_samples, part) for part in ("validation", "test")}

@@ -33,7 +33,7 @@ def check_adapters(model: nn.Module, layout: Layout) -> None:
     """The model has the layout's parameters, and they act on its outputs.
 
     Raises:
-        InputError: parameters are missing, or adapters were merged, are disabled, or are not the active ones.
+        InputError: parameters are missing, or adapters were merged, are disabled, or are not all active.
     """
     found, known = dict(_tuner_layers(model)), _known(model)
     try:
@@ -59,10 +59,13 @@ def check_adapters(model: nn.Module, layout: Layout) -> None:
                 f"model: the adapters of '{path}' are disabled; leave disable_adapter(), or call "
                 "model.base_model.enable_adapter_layers() first"
             )
-        if not names & set(layer.active_adapters):
+        # All of them: values for one that is not active would change nothing.
+        if not names <= set(layer.active_adapters):
+            wanted = sorted(names)
+            mend = f"set_adapter({wanted[0]!r})" if len(names) == 1 else f"base_model.set_adapter({wanted})"
             raise InputError(
                 f"model: '{path}' runs with the adapters {sorted(layer.active_adapters)}, the weights at "
-                f"hand are of {sorted(names)}; call model.set_adapter({sorted(names)[0]!r}) first"
+                f"hand are of {wanted}; call model.{mend} first"
             )
 
 

@@ -32,9 +32,9 @@ class SWAGTrainerCallback(TrainerCallback, ExportableState):
     A snapshot is taken after optimizer step i where i > swa_start and i − swa_start is a multiple of `every`
     (steps of the optimizer: gradient accumulation counts once). Followed is what requires a gradient when
     training begins, tied tensors once; with PEFT the adapters, at (2 + K)·d float32 numbers for d adapter
-    parameters (and one vector more while collecting). Every process collects; process zero writes
-    `checkpoint-N/swag.safetensors` whenever the Trainer saves, and `train(resume_from_checkpoint=…)` goes on
-    from it bit for bit. `train()` from step 0 begins afresh.
+    parameters (and one vector more while collecting). Every process collects; process zero (of each node with
+    save_on_each_node) writes `checkpoint-N/swag.safetensors` whenever the Trainer saves, and
+    `train(resume_from_checkpoint=…)` goes on from it bit for bit. `train()` from step 0 begins afresh.
 
     Args:
         rank: K, the deviation rows kept.
@@ -191,11 +191,13 @@ class SWAGTrainerCallback(TrainerCallback, ExportableState):
         self._complete(args, state, control, kwargs["model"])
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if not state.is_world_process_zero:
+        on_each_node = getattr(args, "save_on_each_node", False)
+        if not (state.is_local_process_zero if on_each_node else state.is_world_process_zero):
             return
         folder = _own_folder(args, state)
-        if not folder.is_dir():  # a hyperparameter search has folders of its own, and resumes nothing
-            _log.warning("%s is not there; this checkpoint goes without SWAG's statistics", folder)
+        # A hyperparameter search has folders of its own, and resumes nothing; this one is another run's.
+        if getattr(state, "is_hyper_param_search", False) or not folder.is_dir():
+            _log.warning("%s is not this checkpoint's; it goes without SWAG's statistics", folder)
             return
         assert self._plan is not None
         checkpoint.write(

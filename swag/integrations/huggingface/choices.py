@@ -45,7 +45,8 @@ class Sampling:
     Args:
         temperature: above 0; 1 draws from p̄ itself.
         top_k: keep the k likeliest tokens; None for all.
-        top_p: keep the likeliest tokens until their sum reaches this; None for all.
+        top_p: of what top_k leaves, renormalised, keep the likeliest until their sum reaches this; None for
+            all. (Temperature, top_k, top_p: the order of transformers' own `generate`.)
         seed: of the draws.
 
     Raises:
@@ -87,8 +88,9 @@ class Sampling:
         if self.top_k is not None:
             keep[:, self.top_k :] = False
         if self.top_p is not None:
+            left = ordered * keep
             # A token stays where those before it do not reach top_p yet: one stays always.
-            keep &= ordered.cumsum(1) - ordered < self.top_p
+            keep &= left.cumsum(1) - left < self.top_p * left.sum(1, keepdim=True)
         return torch.zeros_like(probs).scatter_(1, order, ordered * keep)
 
 

@@ -91,17 +91,21 @@ def _only_adapter(module: nn.Module, layout: Layout) -> str:
     from peft import get_peft_model_state_dict
 
     adapters = sorted(adapters_of(module, layout))
+    if not adapters:
+        raise InputError(
+            "posterior: none of its parameters belongs to an adapter of a layer, such as LoRA's; prompts and "
+            "prefixes cannot be saved this way"
+        )
     if len(adapters) != 1:
         raise InputError(
             f"posterior: its parameters belong to the adapters {adapters}; a folder holds one: collect with "
             "select= for one adapter"
         )
     saved = get_peft_model_state_dict(module, adapter_name=adapters[0], save_embedding_layers=False)
-    # PEFT's files leave the adapter's name out of the parameters' names.
-    for name in layout.names:
-        short = name.replace(f".modules_to_save.{adapters[0]}.", ".").replace(f".{adapters[0]}.", ".")
-        short = short.removesuffix(f".{adapters[0]}")
-        if short not in saved:
+    # By place in memory: each kind of adapter has names of its own in PEFT's files.
+    places = {tensor.data_ptr() for tensor in saved.values()}
+    for name, parameter in zip(layout.names, layout.tensors(module), strict=True):
+        if parameter.data_ptr() not in places:
             raise InputError(
                 f"posterior: the parameter '{name}' trained outside of the adapter, whose folder could not "
                 "hold it; name its module in modules_to_save, or collect with select="

@@ -82,7 +82,7 @@ def generate(
         choice: `Greedy()` (the default) or `Sampling(temperature, top_k, top_p, seed)`.
         n_samples: S.
         seed: of the weights.
-        eos_token_id: ids that end a text; None takes the model's generation_config.
+        eos_token_id: ids that end a text; None takes the model's generation_config, [] is none.
         pad_token_id: what stands after the end; None takes generation_config's, or the end token.
 
     Returns:
@@ -97,7 +97,7 @@ def generate(
     >>> import swag, torch
     >>> from transformers import GPT2Config, GPT2LMHeadModel
     >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=20, n_embd=8, n_layer=1, n_head=1, eos_token_id=None))
-    >>> posterior = swag.PointMass(swag.Layout.of(model).flatten(model), layout=swag.Layout.of(model))
+    >>> posterior = swag.PointMass.of(model)
     >>> generate(model, posterior, torch.tensor([[1, 2, 3]]), max_new_tokens=4)
     Generation(B=1, L=4, n_samples=1)
     """
@@ -128,7 +128,8 @@ def generate(
                 running = running & ~torch.isin(chosen, torch.tensor(ends, device=steps.device))
             if not bool(running.any()):
                 break
-            steps.append(tokens)
+            # What was chosen, also after a text's end: the padding id may be no token of the model's.
+            steps.append(chosen)
     tokens, log_prob, entropy, expected, was_running = (
         torch.stack([column[index] for column in columns], 1) for index in range(5)
     )
@@ -173,8 +174,7 @@ class _Prompt:
                 f"model: a {type(base).__name__} is no causal language model; pass one, such as those of "
                 "AutoModelForCausalLM"
             )
-        given = inputs if isinstance(inputs, Mapping) else {"input_ids": torch.as_tensor(inputs)}
-        given = {name: value[None] if value.ndim == 1 else value for name, value in given.items()}
+        given = _tensors(inputs)
         check_text(model, given)
         ids = given["input_ids"]
         mask = given.get("attention_mask", torch.ones_like(ids)).bool()
@@ -193,6 +193,19 @@ class _Prompt:
                 f"{limit} positions; pass fewer, or shorter prompts"
             )
         return cls(ids, mask.long())
+
+
+def _tensors(inputs: Any) -> dict[str, Tensor]:
+    """Ids and mask (B, T) from a tokenizer's output, or from ids alone."""
+    given = inputs if isinstance(inputs, Mapping) else {"input_ids": inputs}
+    try:
+        found = {n: torch.as_tensor(given[n]) for n in ("input_ids", "attention_mask") if n in given}
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise InputError(
+            f"inputs: got a {type(inputs).__name__} that is no tensor of token ids ({error}); pass "
+            'tokenizer(texts, padding=True, return_tensors="pt")'
+        ) from error
+    return {name: value[None] if value.ndim == 1 else value for name, value in found.items()}
 
 
 @final

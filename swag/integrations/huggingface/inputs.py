@@ -63,6 +63,12 @@ def split_labels(batch: Mapping[str, Any], device: torch.device) -> tuple[dict[s
         raise InputError(
             "dataset: its batches hold labels alone; pass what the model takes, such as input_ids"
         )
+    if not any(isinstance(value, Tensor) for value in inputs.values()):
+        name, value = next(iter(inputs.items()))
+        raise InputError(
+            f"dataset: a batch's '{name}' is a {type(value).__name__} and no tensor; pass a tokenizer's "
+            'output with return_tensors="pt", or rows in a list'
+        )
     return inputs, found[0] if found and isinstance(found[0], Tensor) else None
 
 

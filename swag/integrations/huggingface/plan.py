@@ -24,9 +24,7 @@ class Plan:
     @classmethod
     def of(cls, swa_start: int | float, every: int | float, max_steps: int) -> Plan:
         """The plan for a run of so many steps, shares of it rounded down, `every` to 1 at least."""
-        start = int(swa_start * max_steps) if isinstance(swa_start, float) else swa_start
-        stride = max(1, int(every * max_steps)) if isinstance(every, float) else every
-        return cls(int(start), int(stride))
+        return cls(_steps(swa_start, max_steps), max(1, _steps(every, max_steps)))
 
     def is_due(self, step: int) -> bool:
         """Whether step i ends with a snapshot."""
@@ -61,6 +59,11 @@ def check_every(every: int | float) -> None:
             f"every: got {every!r}; pass the optimizer steps between snapshots as an integer from 1 on, or "
             "their share of all as a float between 0 and 1 (0.0125)"
         )
+
+
+def _steps(value: int | float, max_steps: int) -> int:
+    """A share in steps; 0.29 of 100 is 29, though the product of the floats is a little less."""
+    return int(value) if isinstance(value, Integral) else int(round(value * max_steps, 6))
 
 
 def _is_count(value: int | float, least: int) -> bool:

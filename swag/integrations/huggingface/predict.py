@@ -46,8 +46,8 @@ def predict(
       second on, as long as it and the one before are not masked (nor its label −100). Members are averaged
       while they stream: S·B·T·V numbers are never there, B·T·V are.
 
-    The model is not touched, and its parameters that the posterior leaves out are shared, not copied. One
-    pass over the data serves all members.
+    The model is not touched, and its parameters that the posterior leaves out are shared, not copied. The S
+    weight vectors are drawn at once (S·d numbers). One pass over the data serves all members.
 
     Args:
         model: the model, or the PEFT model, that the posterior belongs to.
@@ -74,7 +74,7 @@ def predict(
     >>> from transformers import BertConfig, BertForSequenceClassification
     >>> config = BertConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=1)
     >>> model = BertForSequenceClassification(config)
-    >>> posterior = swag.PointMass(swag.Layout.of(model).flatten(model), layout=swag.Layout.of(model))
+    >>> posterior = swag.PointMass.of(model)
     >>> predict(model, posterior, [{"input_ids": [5, 6, 7], "text": "never seen"}] * 2)
     CategoricalPredictive(N=2, C=2, n_samples=1)
     """
@@ -174,10 +174,15 @@ def positions(mask: Tensor) -> Tensor:
 def check_text(model: nn.Module, inputs: Mapping[str, Any]) -> None:
     """Raises InputError where these inputs are no texts for a causal language model."""
     ids = inputs.get("input_ids")
-    if not isinstance(ids, Tensor) or ids.ndim != 2:
+    if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.is_floating_point():
         raise InputError(
-            "dataset: a language model is fed by input_ids (B, T); got "
-            + (f"shape {tuple(ids.shape)}" if isinstance(ids, Tensor) else ", ".join(map(repr, inputs)))
+            "input_ids: a language model is fed by whole numbers (B, T); got "
+            + (
+                f"{ids.dtype}, shape {tuple(ids.shape)}"
+                if isinstance(ids, Tensor)
+                else f"{', '.join(map(repr, inputs)) or 'nothing'}"
+            )
+            + '; pass tokenizer(texts, padding=True, return_tensors="pt")'
         )
     if prompt_learning(model):
         raise InputError(
