@@ -39,6 +39,15 @@ def test_a_missing_package_names_the_pip_line():
         require("no_such_framework", "3.1", "extra")
 
 
+def test_a_folder_of_that_name_is_no_package(tmp_path, monkeypatch):
+    (tmp_path / "made_up_folder").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(
+        MissingPackage, match=r'only a folder of that name .*pip install "swag-torch\[extra\]"'
+    ):
+        require("made_up_folder", "3.1", "extra")
+
+
 def test_the_error_is_an_import_error_and_ours():
     assert issubclass(MissingPackage, ImportError) and issubclass(MissingPackage, SwagError)
 
