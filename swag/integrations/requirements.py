@@ -50,10 +50,11 @@ wanted; pip install "swag-torch[lightning]"
             f"{package}: is installed, but importing it raises {type(error).__name__} ({error}); packages in "
             f"this environment do not match: mend them, or make a new one and {mend}"
         ) from error
-    if getattr(module, "__file__", None) is None:  # an empty namespace: some folder here has that name
+    folders = list(getattr(module, "__path__", ()))
+    if folders and getattr(module, "__file__", None) is None:  # an empty namespace package
         raise MissingPackage(
-            f"{package}: not installed (only a folder of that name was found, {list(module.__path__)}), version "
-            f"{minimum} or later is wanted; {mend}"
+            f"{package}: not installed (only a folder of that name was found, {folders[0]}), version {minimum} "
+            f"or later is wanted; {mend}"
         )
     found = _version(package, module)
     if found is not None and _release(found) < _release(minimum):
