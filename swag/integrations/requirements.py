@@ -53,7 +53,7 @@ wanted; pip install "swag-torch[lightning]"
     folders = list(getattr(module, "__path__", ()))
     if folders and getattr(module, "__file__", None) is None:  # an empty namespace package
         raise MissingPackage(
-            f"{package}: not installed (only a folder of that name was found, {folders[0]}), version {minimum} "
+            f"{package}: not installed (only a folder of that name, {folders[0]}), version {minimum} "
             f"or later is wanted; {mend}"
         )
     found = _version(package, module)
