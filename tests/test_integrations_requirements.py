@@ -43,7 +43,7 @@ def test_a_folder_of_that_name_is_no_package(tmp_path, monkeypatch):
     (tmp_path / "made_up_folder").mkdir()
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(
-        MissingPackage, match=r'only a folder of that name .*pip install "swag-torch\[extra\]"'
+        MissingPackage, match=r'only a folder of that name, .*pip install "swag-torch\[extra\]"'
     ):
         require("made_up_folder", "3.1", "extra")
 
