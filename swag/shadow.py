@@ -64,6 +64,8 @@ def _check_forwards(model: nn.Module) -> None:
     modules = {id(module) for module in model.modules()}
     for name, module in model.named_modules():
         forward = vars(module).get("forward")
+        if "_orig_mod" in module._modules:  # torch.compile(module) makes a copy's forward anew
+            continue
         if isinstance(forward, FunctionType) and _holds(forward, modules):
             raise InputError(
                 f"model: the forward of {name or 'the model'} was replaced by a function that runs the "
