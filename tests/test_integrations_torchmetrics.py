@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 pytest.importorskip("torchmetrics")
@@ -19,6 +17,7 @@ from swag.errors import InputError
 from swag.integrations.torchmetrics import ClassificationMetric, RegressionMetric
 from swag.metrics import StreamingClassification, StreamingRegression
 from tests.checks import assert_close
+from tests.distributed_runs import run
 
 
 def batches(
@@ -195,31 +194,19 @@ def test_merged_states_are_those_of_all_rows() -> None:
     )
 
 
-def one_rank(rank: int, folder: str, results: Any) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+def scores_of_a_rank(rank: int, size: int, folder: Path) -> tuple[float, float, int]:
     metric = ClassificationMetric()
-    for rows in batches()[rank::2][: 2 - rank]:  # an uneven division
+    for rows in batches()[rank::size][: size - rank]:  # an uneven division
         metric.update(*rows)
-    results.put((metric.compute()["nll"].item(), metric.compute()["ece"].item(), metric.scores().n))
-    dist.barrier()
-    dist.destroy_process_group()
+    return metric.compute()["nll"].item(), metric.compute()["ece"].item(), metric.scores().n
 
 
-@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork, to be quick")
 def test_two_processes_agree_on_the_scores_of_all_rows(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
-    results = context.SimpleQueue()
-    ranks = [context.Process(target=one_rank, args=(rank, str(tmp_path), results)) for rank in range(2)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(timeout=60)
-    assert [process.exitcode for process in ranks] == [0, 0]
+    got = run(scores_of_a_rank, 2, tmp_path)
     metric = ClassificationMetric()
     for index in (0, 2, 1):
         metric.update(*batches()[index])
     expected = [metric.compute()["nll"].item(), metric.compute()["ece"].item()]
-    got = [results.get(), results.get()]
     for *scores, _ in got:
         assert_close(scores, expected, rtol=1e-12)
     assert sorted(n for *_, n in got) == [37, 74]  # afterwards each has its own rows again
