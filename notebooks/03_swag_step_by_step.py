@@ -174,7 +174,7 @@ assert off < 0.1 and typical > 0.5
 def spread(rate):
     """The variances of SGD's cloud along the exact posterior's two axes."""
     w, seen, order = torch.zeros(2), [], torch.Generator().manual_seed(1)
-    for step in range(16_000):
+    for step in range(10_000):
         rows = torch.randint(N, (BATCH,), generator=order)
         w = w - rate * x[rows].T @ (x[rows] @ w - y[rows]) / BATCH
         if step >= 1000:

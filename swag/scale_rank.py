@@ -164,7 +164,7 @@ def tune(
     best = min(grid, key=lambda setting: (_mean(losses[setting]), setting))
     edges = tuple(_edges(best, tried, tried_ranks, own_rank))
     for text in edges:
-        _log.warning("%s", text)
+        _log.info("%s", text)
     curve = tuple(_point(setting, losses[setting], losses[best], len(y)) for setting in grid)
     return Tuned(_chosen(posterior, components, best), *best, curve, edges)
 

@@ -12,7 +12,6 @@ One width is one file in --out; a run that was stopped goes on with the widths t
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 import tempfile
 import time
@@ -52,9 +51,6 @@ def main() -> int:
     else:
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True
-    logging.getLogger("swag.scale_rank").setLevel(
-        logging.ERROR
-    )  # the scale at the grid's edge is in the table
     with tempfile.TemporaryDirectory() as temporary:
         out = args.out or (Path(temporary) if args.quick else HERE / "results")
         if not (args.table or args.plot):
