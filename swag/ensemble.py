@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from swag.approximation import ApproximationError, autocast_error, bn_error
+from swag.arguments import whole
 from swag.batches import Forward, check_loader, device_of, length, n_bytes
 from swag.batchnorm import BatchNormPolicy, UsualBatchNorm, batchnorm_modules
 from swag.draws import PILOT, Source, Stopping, layers_to_refresh, layout_for
@@ -214,8 +215,7 @@ class Ensemble:
             InputError: the loader is empty.
         """
         if isinstance(loader, Tensor):
-            if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-                raise InputError(f"batch_size: got {batch_size!r}; pass a number of rows, 1 or more")
+            batch_size = whole("batch_size", batch_size)
             if loader.ndim == 0 or not len(loader):
                 raise InputError("loader: got a tensor without rows; pass inputs (N, …), or batches of them")
             loader = loader.split(batch_size)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import final
 
+from swag.arguments import part_of
 from swag.errors import InputError
 
 
@@ -62,8 +63,7 @@ def check_every(every: int | float) -> None:
 
 
 def _steps(value: int | float, max_steps: int) -> int:
-    """A share in steps; 0.29 of 100 is 29, though the product of the floats is a little less."""
-    return int(value) if isinstance(value, Integral) else int(round(value * max_steps, 6))
+    return int(value) if isinstance(value, Integral) else part_of(value, max_steps)
 
 
 def _is_count(value: int | float, least: int) -> bool:

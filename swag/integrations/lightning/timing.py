@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fractions import Fraction
 from numbers import Integral, Real
 from typing import Any, final
 
+from swag.arguments import part_of
 from swag.errors import InputError
 
 
@@ -117,9 +117,9 @@ def timing_of(start: float | Steps, every: Length, anneal: Length, epochs: int |
     elif isinstance(start, Integral):
         begin = int(start)
     elif steps is not None and steps >= 0 and (epochs is None or epochs < 0):
-        begin = Steps(_share_of(start, steps))
+        begin = Steps(part_of(start, steps))
     elif epochs is not None and epochs >= 0:
-        begin = _share_of(start, epochs)
+        begin = part_of(start, epochs)
     else:
         raise InputError(
             f"swa_start: {start!r} is a fraction of a run without end; set max_epochs or max_steps of the "
@@ -135,11 +135,6 @@ def timing_of(start: float | Steps, every: Length, anneal: Length, epochs: int |
 def plain(length: float | Steps | None) -> Any:
     """A length as plain data, for a checkpoint."""
     return {"steps": length.n} if isinstance(length, Steps) else length
-
-
-def _share_of(fraction: float, whole: int) -> int:
-    """⌊fraction·whole⌋ as written: 0.29 of 100 is 29, and the binary number beside 0.29 would give 28."""
-    return int(Fraction(str(float(fraction))) * whole)
 
 
 def _n(length: Length) -> int:

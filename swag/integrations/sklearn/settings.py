@@ -12,7 +12,7 @@ from typing import Any, Literal, final
 import torch
 from torch import nn
 
-from swag.arguments import whole
+from swag.arguments import part_of, whole
 from swag.errors import InputError
 
 _log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def settings_of(given: dict[str, Any]) -> Settings:
     share = _real(given, "swa_start")
     if not 0 <= share < 1:
         raise InputError(f"swa_start: got {share!r}; pass a fraction of the epochs, 0 ≤ swa_start < 1")
-    start = math.floor(share * epochs + 1e-9)  # 0.29 · 100 is 28.999999999999996
+    start = part_of(share, epochs)
     scale = given["scale"]
     if scale != "auto" and _real(given, "scale") < 0:
         raise InputError(f"scale: got {scale!r}; it multiplies the covariance: pass a number ≥ 0, or 'auto'")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from skorch import NeuralNet, NeuralNetBinaryClassifier
 from skorch.callbacks import Callback
 
+from swag.arguments import part_of
 from swag.batchnorm import batchnorm_modules
 from swag.collector import Collector
 from swag.ensemble import Ensemble
@@ -157,9 +158,9 @@ class SWAGCallback(Callback):
 
     def _start(self, net: NeuralNet) -> int:
         """The epochs before collecting."""
-        whole = isinstance(self.swa_start, Integral)
-        # Rounded first: 0.29 · 100 is 28.999….
-        return int(self.swa_start) if whole else int(round(self.swa_start * net.max_epochs, 6))
+        if isinstance(self.swa_start, Integral):
+            return int(self.swa_start)
+        return part_of(self.swa_start, net.max_epochs)
 
     def _is_collecting(self, net: NeuralNet) -> bool:
         return len(net.history) > self._start(net)
