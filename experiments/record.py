@@ -14,7 +14,7 @@ import os
 import platform
 import re
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,17 @@ def mean_and_spread(values: Iterable[float]) -> tuple[float, float]:
     """Mean and sample standard deviation; the latter is NaN for one value."""
     numbers = list(values)
     return statistics.fmean(numbers), statistics.stdev(numbers) if len(numbers) > 1 else math.nan
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    """mean ± sample standard deviation, or one value alone."""
+    mean, sd = mean_and_spread(values)
+    return f"{mean:.{digits}f}" + (f" ± {sd:.{digits}f}" if len(values) > 1 else "")
+
+
+def versions(environment: Mapping[str, Any]) -> str:
+    """The versions of an `environment()` in words."""
+    return ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
 
 
 def markdown(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
+from experiments import record
 from experiments.record import markdown, mean_and_spread
 
 ORDER = ("Sobol", "GP", "SWAG", "MultiSWAG")
@@ -76,7 +77,7 @@ def _short(value: float) -> str:
 
 def _footer(results: list[dict[str, Any]]) -> str:
     found = results[0]["environment"]
-    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    versions = record.versions(found)
     versions += ", " + ", ".join(f"{n} {v}" for n, v in results[0]["settings"]["versions"].items())
     seeds = sorted({result["seed"] for result in results})
     cpu = sum(result["cpu_seconds"] for result in results)

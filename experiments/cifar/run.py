@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,7 +26,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import swag
-from experiments import record
+from experiments import arguments, record
 from experiments.cifar.table import tables
 from experiments.swa.loaders import Shuffled, Split, split
 from experiments.swa.networks import seeded
@@ -75,24 +74,17 @@ QUICK = {"vgg16": "vgg16/8", "preresnet164": "preresnet11", "wrn28-10": "wrn10-1
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data-dir", type=Path, help="default: $SWAG_DATA, else ./data")
-    parser.add_argument("--out", type=Path, help="folder of the results (default: beside this script)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser = arguments.parser(__doc__, quick="tiny networks on made-up images")
+    parser.set_defaults(device="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=["vgg16"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--budget", type=float, default=1.0, help="a factor on the epochs, at most 1")
-    parser.add_argument("--quick", action="store_true", help="tiny networks on made-up images")
-    parser.add_argument("--table", action="store_true", help="print the table of --out and stop")
     args = parser.parse_args()
     if not 0 < args.budget <= 1:
         parser.error(f"--budget: got {args.budget:g}; pass a factor above 0 and at most 1")
     if args.device == "cpu" and not args.quick and not args.table:
         parser.error("on a CPU this takes weeks; pass --device cuda, or --quick to try every path")
-    with tempfile.TemporaryDirectory() as temporary:
-        out = args.out or (Path(temporary) if args.quick else HERE / "results")
+    with arguments.results_folder(args, HERE) as out:
         out.mkdir(parents=True, exist_ok=True)
         if not args.table:
             torch.set_float32_matmul_precision("high")

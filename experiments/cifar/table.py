@@ -42,11 +42,11 @@ def _table(name: str, runs: list[dict[str, Any]]) -> str:
         rows.append(
             (
                 method,
-                _shown([100 * value for value in of["accuracy"]], 2),
-                _shown(of["nll"], 3),
+                record.spread([100 * value for value in of["accuracy"]], 2),
+                record.spread(of["nll"], 3),
                 f"{PUBLISHED[name][method]:.2f}" if data == "cifar100" else "",
-                _shown(of["nll_after_temperature"], 3),
-                _shown([100 * value for value in of["ece"]], 2),
+                record.spread(of["nll_after_temperature"], 3),
+                record.spread([100 * value for value in of["ece"]], 2),
             )
         )
     epochs, published = settings["recipe"]["epochs"], settings["published_epochs"]
@@ -55,8 +55,3 @@ def _table(name: str, runs: list[dict[str, Any]]) -> str:
     seconds = sum(run["seconds"] for run in runs) / len(runs)
     note = f"{len(runs)} seed(s); {epochs} epochs{cut}; data: {data}; {seconds:.0f} s a seed on {where}."
     return f"### {name}\n\n{record.markdown(HEADERS, rows)}\n\n{note}"
-
-
-def _shown(values: list[float], digits: int) -> str:
-    mean, spread = record.mean_and_spread(values)
-    return f"{mean:.{digits}f}" + (f" ± {spread:.{digits}f}" if len(values) > 1 else "")

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -24,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 
-from experiments import record
+from experiments import arguments, record
 from experiments.double_descent import convnets, resnets, rows
 from experiments.double_descent.recipes import FAMILIES, QUICK
 from experiments.double_descent.study import KIND
@@ -34,16 +33,9 @@ HERE = Path(__file__).resolve().parent
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data-dir", type=Path, help="default: $SWAG_DATA, else ./data")
-    parser.add_argument("--out", type=Path, help="folder of the results (default: beside this script)")
-    parser.add_argument("--device", default="cpu")
+    parser = arguments.parser(__doc__, quick="small, on digits and on noise")
     parser.add_argument("--families", nargs="+", choices=FAMILIES, help="default: what suits the device")
     parser.add_argument("--widths", nargs="+", type=int, help="default: all of the family")
-    parser.add_argument("--quick", action="store_true", help="small, on digits and on noise")
-    parser.add_argument("--table", action="store_true", help="print the tables of --out and stop")
     parser.add_argument("--plot", action="store_true", help="draw the pictures of --out and stop")
     args = parser.parse_args()
     if args.device == "cpu":
@@ -51,8 +43,7 @@ def main() -> int:
     else:
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True
-    with tempfile.TemporaryDirectory() as temporary:
-        out = args.out or (Path(temporary) if args.quick else HERE / "results")
+    with arguments.results_folder(args, HERE) as out:
         if not (args.table or args.plot):
             usual = list(FAMILIES) if args.quick else ["convnets" if args.device == "cpu" else "resnets"]
             for family in args.families or usual:

@@ -91,10 +91,9 @@ def two_ways(
         loaders[1],
         loss,
         epochs=rest,
-        swa_start=0,
+        swa_start=1,
         optimizer=own,
         schedule=EveryStep(swag.schedules.cosine(own, epochs=rest)),
-        rank=0,
         **arguments,
     )
     return falling, continue_training(model, loaders[2], epochs=rest, rank=recipe.rank, **common)

@@ -7,6 +7,7 @@ from typing import Any
 
 from scipy import stats
 
+from experiments import record
 from experiments.record import markdown, mean_and_spread
 
 METHODS = ("SGD", "SWA", "SWAG", "SWAG, scale chosen")
@@ -154,7 +155,7 @@ def scales(runs: list[dict[str, Any]]) -> str:
 def provenance(runs: list[dict[str, Any]]) -> str:
     recipe, environment = runs[0]["settings"]["recipe"], runs[0]["environment"]
     seconds = sum(run["seconds"] for run in runs)
-    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
+    versions = record.versions(environment)
     hardware = environment.get("device", environment["cpu"])
     kind = "seconds" if "device" in environment else "CPU seconds"
     seeds = ", ".join(map(str, sorted(values(runs[0], "SGD", "error"))))

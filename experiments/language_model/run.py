@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 
-from experiments import record
+from experiments import arguments, record
 from experiments.language_model import text
 from experiments.language_model.study import KIND, OPTIMIZERS, QUICK, Recipe, run
 from experiments.language_model.table import tables
@@ -29,21 +28,13 @@ HERE = Path(__file__).resolve().parent
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data-dir", type=Path, help="default: $SWAG_DATA, else ./data")
-    parser.add_argument("--out", type=Path, help="folder of the results (default: beside this script)")
-    parser.add_argument("--device", default="cpu")
+    parser = arguments.parser(__doc__, quick="small, on made-up text, two seeds")
     parser.add_argument("--optimizers", nargs="+", choices=OPTIMIZERS, default=list(OPTIMIZERS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--quick", action="store_true", help="small, on made-up text, two seeds")
-    parser.add_argument("--table", action="store_true", help="print the tables of --out and stop")
     args = parser.parse_args()
     if args.device == "cpu":
         torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as temporary:
-        out = args.out or (Path(temporary) if args.quick else HERE / "results")
+    with arguments.results_folder(args, HERE) as out:
         if not args.table:
             run_missing(out, args)
         results = [record.read(path, KIND) for path in sorted(out.glob("*.json"))]

@@ -126,9 +126,8 @@ def run(corpus: Corpus, recipe: Recipe, optimizer: str, seed: int) -> dict[str, 
         decayed,
         Windows(corpus.train, **batch, seed=2 * seed + 1),
         optimizer=falling,
-        swa_start=0,
+        swa_start=1,
         schedule=EveryStep(swag.schedules.cosine(falling, epochs=recipe.epochs)),
-        rank=0,
         **common,
     )
     clock.lap("rate falls")
@@ -197,18 +196,13 @@ def _methods(
     recipe: Recipe,
 ) -> Iterator[tuple[str, nn.Module, swag.Posterior, int]]:
     """Name, architecture, posterior, and how many networks are averaged."""
-    yield "rate falls to 0", decayed, _point(decayed), 1
-    yield "rate stays, last step", model, _point(model), 1
+    yield "rate falls to 0", decayed, swag.PointMass.of(decayed), 1
+    yield "rate stays, last step", model, swag.PointMass.of(model), 1
     yield "SWA", model, kept.swa(), 1
     # Never triggered, NT-ASGD is what it is before it starts to average: the last step.
-    yield "NT-ASGD", model, late.swa() if late.n_collected else _point(model), 1
+    yield "NT-ASGD", model, late.swa() if late.n_collected else swag.PointMass.of(model), 1
     yield "EMA", model, ema.swa(), 1
     yield "SWAG", model, tuned.posterior, recipe.n_samples
-
-
-def _point(model: nn.Module) -> swag.PointMass:
-    layout = swag.Layout.of(model)
-    return swag.PointMass(layout.flatten(model), layout=layout)
 
 
 def _mean(losses: Tensor, words: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ from typing import Any
 
 from scipy import stats
 
-from experiments.record import markdown, mean_and_spread
+from experiments import record
+from experiments.record import markdown, mean_and_spread, spread
 
 REFERENCE = "rate falls to 0"
 TITLES = {"sgd": "SGD", "adam": "Adam"}
@@ -66,11 +67,11 @@ def _scores(runs: list[dict[str, Any]]) -> str:
     lines = []
     for method in [row["method"] for row in runs[0]["rows"]]:
         rows = [_row(run, method) for run in runs]
-        perplexity = _spread([math.exp(row["nll"]) for row in rows], 2)
+        perplexity = spread([math.exp(row["nll"]) for row in rows], 2)
         ratio = "1"
         if method != REFERENCE:
             ratio = ratio_interval(_ratios(runs, method))
-        speed = _spread([row["words_per_second"] / 1000 for row in rows], 1)
+        speed = spread([row["words_per_second"] / 1000 for row in rows], 1)
         lines.append([method, rows[0]["networks"], len(rows), perplexity, ratio, speed])
     head = ["method", "networks", "seeds", "test perplexity", f"ratio to “{REFERENCE}” [95 %]"]
     return markdown([*head, "thousand words predicted a second"], lines)
@@ -89,7 +90,7 @@ def _facts(runs: list[dict[str, Any]]) -> str:
     ]
     for phase in phases:
         speeds = [run["train_words"] / run["seconds"][phase] / 1000 for run in runs]
-        lines.append([f"thousand words trained on a second: {phase}", _spread(speeds, 1)])
+        lines.append([f"thousand words trained on a second: {phase}", spread(speeds, 1)])
     by_seed = [
         ("snapshots in SWA", lambda run: run["averaged"]["SWA"]),
         ("steps in NT-ASGD's average (0: never triggered)", lambda run: run["averaged"]["NT-ASGD"]),
@@ -101,7 +102,7 @@ def _facts(runs: list[dict[str, Any]]) -> str:
     for run in runs:
         for point in run["tried"]:
             tried.setdefault(point["scale"], []).append(math.exp(point["nll"]))
-    found = "; ".join(f"{scale:g}: {_spread(values, 2)}" for scale, values in tried.items())
+    found = "; ".join(f"{scale:g}: {spread(values, 2)}" for scale, values in tried.items())
     lines.append(["validation perplexity of SWAG by scale", found])
     return markdown(["", ""], lines)
 
@@ -110,15 +111,10 @@ def _row(run: dict[str, Any], method: str) -> dict[str, Any]:
     return next(row for row in run["rows"] if row["method"] == method)
 
 
-def _spread(values: list[float], digits: int) -> str:
-    mean, sd = mean_and_spread(values)
-    return f"{mean:.{digits}f}" + (f" ± {sd:.{digits}f}" if len(values) > 1 else "")
-
-
 def _provenance(results: list[dict[str, Any]]) -> str:
     environment = results[0]["environment"]
     seconds = sum(sum(result["seconds"].values()) for result in results)
-    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
+    versions = record.versions(environment)
     hardware = environment.get("device", environment["cpu"])
     kind = "seconds" if "device" in environment else "CPU seconds"
     seeds = ", ".join(map(str, sorted({result["settings"]["seed"] for result in results})))

@@ -9,6 +9,7 @@ from typing import Any
 
 from scipy import stats
 
+from experiments import record
 from experiments.lora.study import METHODS
 from experiments.record import markdown, mean_and_spread
 
@@ -79,7 +80,7 @@ def memory(results: Sequence[dict[str, Any]]) -> str:
 def facts(base: dict[str, Any], results: Sequence[dict[str, Any]]) -> str:
     first = results[0]
     task, rows = first["settings"]["task"], first["rows"]
-    versions = ", ".join(f"{name} {version}" for name, version in first["environment"]["versions"].items())
+    versions = record.versions(first["environment"])
     seeds = ", ".join(str(result["seed"]) for result in results)
     seconds = [result["cpu_s"]["all"] for result in results]
     return (

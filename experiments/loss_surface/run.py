@@ -328,7 +328,7 @@ def tables(summary: dict[str, Any]) -> str:
         ),
     )
     environment, seconds = summary["environment"], summary["seconds"]
-    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
+    versions = record.versions(environment)
     distances = ", ".join(f"{pair} {distance:.1f}" for pair, distance in summary["distances"].items())
     return (
         f"{points}\n\n{ways}\n\nDistances between weights: {distances}. D = {summary['D']:,}. Seed "

@@ -12,31 +12,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from experiments import data
+from experiments.rows import Rows
 from experiments.semi_supervised.settings import Setting
 from swag.demo.data import digits
 from swag.training.semi_supervised import UNLABELLED
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Standardised images (N, C, H, W), and labels (N,), `UNLABELLED` where there is none."""
-
-    images: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def to(self, device: str) -> Rows:
-        return Rows(self.images.to(device), self.labels.to(device))
-
-    def batches(self, size: int = 1000) -> list[tuple[Tensor, Tensor]]:
-        return list(zip(self.images.split(size), self.labels.split(size), strict=True))
-
-
-@dataclass(frozen=True)
 class Parts:
-    """The rows of one setting and seed."""
+    """The rows of one setting and seed; training labels are `UNLABELLED` where there is none."""
 
     train: Rows
     validation: Rows

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 
-from experiments import record
+from experiments import arguments, record
 from experiments.semi_supervised.settings import ON_CPU, SETTINGS, quick
 from experiments.semi_supervised.study import KIND, METHODS, Study
 from experiments.semi_supervised.table import tables
@@ -30,25 +29,17 @@ HERE = Path(__file__).resolve().parent
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data-dir", type=Path, help="default: $SWAG_DATA, else ./data")
-    parser.add_argument("--out", type=Path, help="folder of the results (default: beside this script)")
-    parser.add_argument("--device", default="cpu")
+    parser = arguments.parser(__doc__, quick="tiny, on digits and made-up images")
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, help="default: what suits the device")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--quick", action="store_true", help="tiny, on digits and made-up images")
-    parser.add_argument("--table", action="store_true", help="print the tables of --out and stop")
     args = parser.parse_args()
     if args.device == "cpu":
         torch.set_num_threads(1)
     else:
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True
-    with tempfile.TemporaryDirectory() as temporary:
-        out = args.out or (Path(temporary) if args.quick else HERE / "results")
+    with arguments.results_folder(args, HERE) as out:
         out.mkdir(parents=True, exist_ok=True)
         if not args.table:
             usual = (

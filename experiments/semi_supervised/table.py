@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from experiments import record
 from experiments.record import markdown, mean_and_spread
 from experiments.semi_supervised.settings import SETTINGS
 from experiments.semi_supervised.study import METHODS
@@ -99,7 +100,7 @@ def chosen(choices: list[dict[str, Any]]) -> str:
 def provenance(results: list[dict[str, Any]]) -> str:
     runs = [run for run in results if "error" in run]
     environment = results[0]["environment"]
-    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
+    versions = record.versions(environment)
     hardware = environment.get("device", environment["cpu"])
     seeds = ", ".join(map(str, sorted({run["settings"]["seed"] for run in runs})))
     minutes = sum(run["seconds"] for run in runs) / 60

@@ -11,21 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from experiments import data
+from experiments.rows import Rows
 from swag.demo.data import digits
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Standardised images (N, C, H, W), and labels (N,)."""
-
-    images: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def batches(self, size: int = 1000) -> list[tuple[Tensor, Tensor]]:
-        return list(zip(self.images.split(size), self.labels.split(size), strict=True))
 
 
 @dataclass(frozen=True)

@@ -54,9 +54,7 @@ class Methods:
             self.loader(seed),
             F.cross_entropy,
             epochs=epochs,
-            swa_start=(epochs - 1) / epochs,  # two snapshots in the last epoch, which nobody looks at
-            collect_every=0.5,
-            rank=0,
+            swa_start=1,
             optimizer=optimizers(family, choice),
             schedule=lambda optimizer: schedules.cosine(optimizer, epochs=epochs),
             checkpoint=checkpoint,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from experiments import record
 from experiments.record import markdown, mean_and_spread
 from experiments.swa.recipes import RECIPES
 from experiments.swa.study import NAMES
@@ -58,8 +59,7 @@ def section(name: str, runs: list[dict[str, Any]], choices: list[dict[str, Any]]
 
 
 def spread(rows: list[dict[str, Any]], key: str, factor: float, digits: int) -> str:
-    mean, sd = mean_and_spread(factor * row[key] for row in rows)
-    return f"{mean:.{digits}f}" + (f" ± {sd:.{digits}f}" if len(rows) > 1 else "")
+    return record.spread([factor * row[key] for row in rows], digits)
 
 
 def differences(found: dict[str, list[dict[str, Any]]]) -> str:
@@ -114,7 +114,7 @@ def tried(choices: list[dict[str, Any]]) -> str:
 def provenance(runs: list[dict[str, Any]], choices: list[dict[str, Any]]) -> str:
     environment = runs[0]["environment"]
     seconds = sum(run["seconds"]["cpu"] for run in runs) + sum(c["cpu_seconds"] for c in choices)
-    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
+    versions = record.versions(environment)
     hardware = environment.get("device", environment["cpu"])
     seeds = ", ".join(map(str, sorted({run["settings"]["seed"] for run in runs})))
     return (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,21 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from experiments import data
+from experiments.rows import Rows
 from swag.demo.data import digits
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Standardised images (N, C, H, W), and labels (N,)."""
-
-    images: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def batches(self, size: int = 1000) -> list[tuple[Tensor, Tensor]]:
-        return list(zip(self.images.split(size), self.labels.split(size), strict=True))
 
 
 class Moved:

@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 
-from experiments import record
+from experiments import arguments, record
 from experiments.swap.images import split
 from experiments.swap.recipes import RECIPES, quick
 from experiments.swap.study import KIND, METHODS, ON_ONE_WORKER, Study
@@ -32,18 +31,11 @@ HERE = Path(__file__).resolve().parent
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data-dir", type=Path, help="default: $SWAG_DATA, else ./data")
-    parser.add_argument("--out", type=Path, help="folder of the results (default: beside this script)")
-    parser.add_argument("--device", default="cpu")
+    parser = arguments.parser(__doc__, quick="small, on digits and made-up images, simulated")
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, help="default: what suits the device")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--simulate", action="store_true", help="workers take turns in this process")
-    parser.add_argument("--quick", action="store_true", help="small, on digits and made-up images, simulated")
-    parser.add_argument("--table", action="store_true", help="print the tables of --out and stop")
     args = parser.parse_args()
     if args.device == "cpu":
         torch.set_num_threads(1)
@@ -51,8 +43,7 @@ def main() -> int:
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True
     args.simulate = args.simulate or args.quick or args.device != "cpu"
-    with tempfile.TemporaryDirectory() as temporary:
-        out = args.out or (Path(temporary) if args.quick else HERE / "results")
+    with arguments.results_folder(args, HERE) as out:
         out.mkdir(parents=True, exist_ok=True)
         if not args.table:
             usual = list(RECIPES) if args.quick else ["fashion" if args.device == "cpu" else "cifar"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from experiments.record import markdown, mean_and_spread
+from experiments import record
+from experiments.record import markdown, spread
 from experiments.swap.recipes import RECIPES
 from experiments.swap.study import METHODS, ON_ONE_WORKER
 
@@ -114,14 +115,9 @@ def inside(swaps: list[dict[str, Any]]) -> str:
     return "Inside SWAP:\n\n" + markdown(["", "mean ± standard deviation"], rows)
 
 
-def spread(values: list[float], digits: int) -> str:
-    mean, sd = mean_and_spread(values)
-    return f"{mean:.{digits}f}" + (f" ± {sd:.{digits}f}" if len(values) > 1 else "")
-
-
 def provenance(runs: list[dict[str, Any]]) -> str:
     environment = runs[0]["environment"]
-    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
+    versions = record.versions(environment)
     hardware = environment.get("device", environment["cpu"])
     turns = {run["settings"]["workers"] for run in runs if run["settings"]["method"] not in ON_ONE_WORKER}
     how = {

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import record
-from experiments.record import markdown, mean_and_spread
+from experiments.record import markdown, spread
 from experiments.tabular import adult, wine
 from experiments.tabular import speed as speeds
 
@@ -142,14 +142,9 @@ def with_error(scores: list[dict[str, float]], name: str, digits: int, factor: f
     return f"{spread([factor * score[name] for score in scores], digits)} ({error:.{digits}f})"
 
 
-def spread(values: list[float], digits: int) -> str:
-    mean, sd = mean_and_spread(values)
-    return f"{mean:.{digits}f}" + (f" ± {sd:.{digits}f}" if len(values) > 1 else "")
-
-
 def provenance(runs: list[dict[str, Any]]) -> str:
     environment = runs[0]["environment"]
-    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
+    versions = record.versions(environment)
     seeds = ", ".join(map(str, sorted({run["settings"]["seed"] for run in runs})))
     spreads = f"Mean ± standard deviation over seeds {seeds}" if "," in seeds else f"Seed {seeds}"
     brackets = "; in brackets the standard error from the test rows" if "scores" in runs[0] else ""

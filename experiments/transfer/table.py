@@ -7,6 +7,7 @@ from typing import Any
 
 from scipy import stats
 
+from experiments import record
 from experiments.record import markdown, mean_and_spread
 from experiments.transfer.images import DIRECTIONS
 
@@ -115,7 +116,7 @@ def verdict(runs: list[dict[str, Any]]) -> str:
 def provenance(results: list[dict[str, Any]]) -> str:
     recipe, environment = results[0]["settings"]["recipe"], results[0]["environment"]
     seconds = sum(result["seconds"] for result in results)
-    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
+    versions = record.versions(environment)
     hardware = environment.get("device", environment["cpu"])
     kind = "seconds" if "device" in environment else "CPU seconds"
     seeds = ", ".join(map(str, sorted({result["settings"]["seed"] for result in results})))

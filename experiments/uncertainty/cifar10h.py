@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -25,8 +24,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import swag
-from experiments import data, record
-from experiments.swa.loaders import Rows, Shuffled
+from experiments import arguments, data, record
+from experiments.rows import Rows
+from experiments.swa.loaders import Shuffled
 from swag import schedules
 from swag.training import EveryStep, train
 
@@ -46,8 +46,7 @@ def main() -> int:
     args = parser.parse_args()
     if not args.quick and torch.device(args.device).type != "cuda":
         raise SystemExit("CIFAR-10H takes hours on a CPU; pass --device cuda, or --quick to try the path")
-    with tempfile.TemporaryDirectory() as temporary:
-        out = args.out or (Path(temporary) if args.quick else HERE / "results")
+    with arguments.results_folder(args, HERE) as out:
         images = made_up() if args.quick else read(data.folder(args.data_dir))
         settings = {"epochs": 4 if args.quick else 60, "width": 4 if args.quick else 64}
         settings |= {"rate": 0.05, "decay": 5e-4, "samples": 3 if args.quick else 30}
@@ -131,8 +130,7 @@ def study(
             if schedule is None:
                 collectors.append(result.collector)
             else:
-                layout = swag.Layout.of(model)
-                points.append(swag.PointMass(layout.flatten(model), layout=layout))
+                points.append(swag.PointMass.of(model))
     n_samples = int(settings["samples"])
     posteriors: dict[str, tuple[swag.Posterior, int]] = {
         "SGD": (points[0], 1),

@@ -52,7 +52,7 @@ def provenance(out: Path, contents: Sequence[dict[str, Any]]) -> str:
         kind: sum(value for name, value in seconds.items() if name.startswith(kind))
         for kind in ("tune", "train", "score", "basins")
     }
-    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
+    versions = record.versions(environment)
     groups = ", ".join(map(str, sorted({c["settings"]["group"] for c in contents})))
     hardware = environment.get("device", environment["cpu"])
     return (

@@ -11,15 +11,14 @@ goes on with what is missing. All of the first group of seeds comes before the s
 
 from __future__ import annotations
 
-import argparse
 import sys
-import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 
+from experiments import arguments
 from experiments.uncertainty import basins, plots
 from experiments.uncertainty.recipes import FULL, QUICK
 from experiments.uncertainty.study import Study
@@ -30,22 +29,14 @@ HERE = Path(__file__).resolve().parent
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data-dir", type=Path, help="default: $SWAG_DATA, else ./data")
-    parser.add_argument("--out", type=Path, help="folder of the results (default: beside this script)")
-    parser.add_argument("--device", default="cpu")
+    parser = arguments.parser(__doc__, quick="small, on scikit-learn's digits")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="groups of seeds")
     parser.add_argument("--tasks", nargs="+", choices=["ten", "five"], default=["ten", "five"])
-    parser.add_argument("--quick", action="store_true", help="small, on scikit-learn's digits")
-    parser.add_argument("--table", action="store_true", help="print the tables of --out and stop")
     parser.add_argument("--plots", action="store_true", help="draw the figures of --out and stop")
     args = parser.parse_args()
     if args.device == "cpu":
         torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as temporary:
-        out = args.out or (Path(temporary) if args.quick else HERE / "results")
+    with arguments.results_folder(args, HERE) as out:
         if not (args.table or args.plots):
             recipe = QUICK if args.quick else FULL
             out.mkdir(parents=True, exist_ok=True)

@@ -12,25 +12,12 @@ from torch import Tensor
 
 from experiments import data
 from experiments.corruptions import CORRUPTIONS, SEVERITIES
+from experiments.rows import Rows
 from experiments.uncertainty.recipes import Recipe
 from swag.demo.data import digits
 
 # The classes that the SWAG paper trains on, of ten; the others are out of distribution.
 FIVE = (0, 1, 2, 8, 9)
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Standardised images (N, 1, H, W), labels (N,) from 0 to C − 1."""
-
-    images: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def batches(self, size: int = 1000) -> list[tuple[Tensor, Tensor]]:
-        return list(zip(self.images.split(size), self.labels.split(size), strict=True))
 
 
 @dataclass(frozen=True)

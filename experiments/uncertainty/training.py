@@ -34,14 +34,11 @@ def sgd(
             Shuffled(task.train, recipe.batch, seed),
             F.cross_entropy,
             epochs=recipe.epochs,
-            swa_start=(recipe.epochs - 1) / recipe.epochs,  # two snapshots, which nobody looks at
-            collect_every=0.5,
-            rank=0,
+            swa_start=1,
             optimizer=_momentum(rate, decay),
             schedule=lambda optimizer: EveryStep(schedules.cosine(optimizer, epochs=recipe.epochs)),
         )
-    layout = swag.Layout.of(model)
-    return swag.PointMass(layout.flatten(model), layout=layout)
+    return swag.PointMass.of(model)
 
 
 def averaged(recipe: Recipe, task: Task, seed: int, *, rate: float, decay: float, part: float) -> Trained:
@@ -104,9 +101,7 @@ def cyclical_mcmc(
         Shuffled(task.train, recipe.batch, seed),
         F.cross_entropy,
         epochs=epochs,
-        swa_start=(epochs - 1) / epochs,
-        collect_every=0.5,
-        rank=0,
+        swa_start=1,
         optimizer=optimizer,
         schedule=lambda optimizer: EveryStep(
             schedules.cyclical_cosine(
