@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 
 import swag
-from swag.training.migrate import from_averaged_model, load_torchcontrib_
+from swag.errors import InputError
+from swag.training.migrate import from_averaged_model, from_swa_gaussian, load_torchcontrib_
 from swag.training.optimizer import SWAOptimizer
 from swag.training.rules import EMA
 from tests.cases import walk
@@ -189,3 +190,108 @@ def test_torchcontrib_states_that_do_not_fit() -> None:
         with pytest.raises(swag.InputError, match=complaint):
             load_torchcontrib_(optimizer, state)
         assert optimizer.n_averaged == [0, 0] and optimizer.n_steps == 0
+
+
+class PaperCode:
+    """What the SWAG paper's code keeps: θ's mean, the mean of θ², and the last deviations, in its names."""
+
+    def __init__(self, max_num_models: int | None) -> None:
+        self.keep, self.n = max_num_models, 0
+        self.kept: dict[str, list[Any]] = {}
+
+    def collect(self, model: nn.Module) -> None:
+        for name, parameter in model.named_parameters():
+            theta = parameter.detach()
+            mean, square, rows = self.kept.get(name, [torch.zeros_like(theta), torch.zeros_like(theta), []])
+            mean = mean * self.n / (self.n + 1.0) + theta / (self.n + 1.0)
+            square = square * self.n / (self.n + 1.0) + theta**2 / (self.n + 1.0)
+            rows = [*rows, (theta - mean).flatten()]
+            if self.keep is not None and self.n + 1 > self.keep:
+                rows = rows[1:]
+            self.kept[name] = [mean, square, rows]
+        self.n += 1
+
+    def state(self) -> dict[str, Tensor]:
+        state = {"n_models": torch.tensor([self.n])}
+        for name, (mean, square, rows) in self.kept.items():
+            state |= {f"base.{name}_mean": mean, f"base.{name}_sq_mean": square}
+            if self.keep is not None:
+                stacked = torch.stack(rows) if rows else torch.empty(0, mean.numel())
+                state[f"base.{name}_cov_mat_sqrt"] = stacked
+        return state | {"base.1.running_mean": torch.ones(5), "base.1.num_batches_tracked": torch.tensor(9)}
+
+
+@pytest.mark.parametrize("n", [3, 6, 11])
+def test_a_posterior_of_the_papers_code_goes_on(n: int) -> None:
+    model, theirs = net(), PaperCode(max_num_models=6)
+    ours = swag.Collector(model, rank=6)
+    for _ in walk(model, n):
+        theirs.collect(model)
+        ours.collect(model)
+    taken = from_swa_gaussian(theirs.state(), model, rank=6 if n <= 6 else None)
+    assert (taken.n_collected, taken.rank) == (n, 6)
+    for _ in range(2):
+        mine, its = taken.swag(0.5), ours.swag(0.5)
+        torch.testing.assert_close(mine.mean, its.mean, rtol=1e-5, atol=1e-6)
+        # A difference of two numbers of about θ², each rounded n times to 2⁻²⁴ of itself.
+        atol = 2 * n * 2.0**-24 * float(its.mean.square().max() + its.cov_diag.max())
+        torch.testing.assert_close(mine.cov_diag, its.cov_diag, rtol=1e-5, atol=atol)
+        torch.testing.assert_close(mine.cov_factor, its.cov_factor, rtol=1e-5, atol=1e-5)
+        assert mine.n_collected == its.n_collected
+        for _ in walk(model, 4, seed=1):
+            taken.collect(model)
+            ours.collect(model)
+
+
+def test_the_rank_of_a_state_of_the_papers_code() -> None:
+    model, full, diagonal = net(), PaperCode(max_num_models=4), PaperCode(max_num_models=None)
+    for _ in walk(model, 4):
+        full.collect(model)
+        diagonal.collect(model)
+    assert from_swa_gaussian(full.state(), model).rank == 20  # 4 of 4 rows: nobody knows where it would end
+    assert from_swa_gaussian(full.state(), model, rank=2).deviations.shape == (2, 73)
+    assert torch.equal(
+        from_swa_gaussian(full.state(), model, rank=2).deviations,
+        from_swa_gaussian(full.state(), model).deviations[2:],
+    )
+    alone = from_swa_gaussian(diagonal.state(), model)
+    assert alone.rank == 0 and alone.swag_diag().cov_diag.min() > 0
+    full.collect(model)
+    with pytest.raises(
+        InputError, match=r"rank: got 5, and of 5 snapshots 4 rows were kept; pass 4 or fewer"
+    ):
+        from_swa_gaussian(full.state(), model, rank=5)
+    head = from_swa_gaussian(full.state(), model, select=["2"])
+    assert head.layout.names == ("2.weight", "2.bias") and head.deviations.shape == (4, 18)
+    assert from_swa_gaussian({"n_models": torch.tensor([0])}, model).n_collected == 0
+
+
+def test_variance_that_the_papers_code_lost_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    model, theirs = net(), PaperCode(max_num_models=3)
+    with torch.no_grad():
+        for i in range(3):
+            model[0].weight.fill_(1000 + 1e-3 * i)  # type: ignore[index, operator, union-attr]
+            for parameter in [*model.parameters()][1:]:
+                parameter.fill_(float(i))
+            theirs.collect(model)
+    from_swa_gaussian(theirs.state(), model)
+    assert "of 40 of 73 weights the variance" in caplog.text
+
+
+def test_states_of_the_papers_code_that_do_not_fit() -> None:
+    model, theirs = net(), PaperCode(max_num_models=3)
+    for _ in walk(model, 3):
+        theirs.collect(model)
+    state = theirs.state()
+    with pytest.raises(InputError, match="state: has no tensor 'n_models'"):
+        from_swa_gaussian({"state_dict": state}, model)
+    with pytest.raises(
+        InputError, match=r"state: '0.weight_cov_mat_sqrt' has shape \(3, 40\), expected \(3, 32\)"
+    ):
+        from_swa_gaussian(state, nn.Sequential(nn.Linear(8, 4)))
+    with pytest.raises(InputError, match=r"state: '2\.bias' is missing"):
+        from_swa_gaussian({k: v for k, v in state.items() if k != "base.2.bias_sq_mean"}, model)
+    for part in ("mean", "cov_mat_sqrt"):
+        bad = state | {f"base.2.bias_{part}": torch.full_like(state[f"base.2.bias_{part}"], math.nan)}
+        with pytest.raises(InputError, match="NaN or infinite"):
+            from_swa_gaussian(bad, model)

@@ -1,7 +1,7 @@
 """What torch's own tests expect of swa_utils, where the two are meant to agree; and where they are not, why.
 
 Torch's expectations in our words, each beside torch's implementation. The differences are those listed in
-docs/migrating.md.
+docs/migrating/swa_utils.md.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ def test_swalr_is_torchs_own() -> None:
     assert schedules.SWALR is SWALR
 
 
-# The differences of docs/migrating.md, each seen.
+# The differences of docs/migrating/swa_utils.md, each seen.
 
 
 def test_difference_dtype() -> None:

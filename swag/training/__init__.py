@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from swag.training.every_step import EveryStep
     from swag.training.fast_geometric import FGE, fge
     from swag.training.losses import DivergedError
-    from swag.training.migrate import from_averaged_model, load_torchcontrib_
+    from swag.training.migrate import from_averaged_model, from_swa_gaussian, load_torchcontrib_
     from swag.training.multi import TrainedMembers, train_multi
     from swag.training.optimizer import SWAOptimizer
     from swag.training.result import Trained
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "swag.training.averages": ("Average", "RunningAverage", "Swap"),
     "swag.training.custom_average": ("CustomAverage",),
-    "swag.training.migrate": ("from_averaged_model", "load_torchcontrib_"),
+    "swag.training.migrate": ("from_averaged_model", "from_swa_gaussian", "load_torchcontrib_"),
     "swag.training.optimizer": ("SWAOptimizer",),
     "swag.training.rules": ("EMA", "DebiasedEMA", "Equal", "Rule"),
     "swag.training.triggers": ("NonMonotonicTrigger",),
@@ -118,6 +118,7 @@ __all__ = [
     "continue_training",
     "fge",
     "from_averaged_model",
+    "from_swa_gaussian",
     "load_torchcontrib_",
     "swap",
     "train",

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from swag.arguments import whole
+from swag.collector import Collector
+from swag.collector_state import STATE_VERSION
 from swag.errors import InputError
-from swag.parameters import Select, clean_name
+from swag.parameters import Layout, Select, clean_name
 from swag.training.averages import RunningAverage
 from swag.training.group_averages import GroupAverages
 from swag.training.optimizer import SWAOptimizer
 from swag.training.rules import Rule
 
+_log = logging.getLogger(__name__)
 _PREFIX = "module."
 
 
@@ -70,20 +75,143 @@ def from_averaged_model(
         for name, value in averaged.items()
         if isinstance(value, Tensor)
     }
-    theta = torch.empty(average.layout.size, dtype=average.layout.statistics_dtype)
-    for entry in average.layout.entries:
-        value = found.get(entry.name, found.get(_PREFIX + entry.name))  # the second: DDP inside
+    theta = _vector(
+        average.layout,
+        # The second: DDP inside.
+        lambda name: found.get(name, found.get(_PREFIX + name)),
+        "averaged",
+        average.layout.statistics_dtype,
+    )
+    average._mean.put(theta, n)
+    return average
+
+
+def from_swa_gaussian(
+    state: Mapping[str, Any],
+    model: nn.Module,
+    *,
+    rank: int | None = None,
+    select: Select = None,
+) -> Collector:
+    r"""A collector from the state_dict of a `SWAG` of the SWAG paper's code (swa_gaussian), ready to go on.
+
+    Taken over: n_models, the mean, the deviations' rows, and the variance as that code has it,
+
+        sq_dev = n·max(sq_mean − mean², 0),
+
+    a difference of large float32 numbers: where weights moved little beside their size, their variance was
+    lost when it was written, and a warning says for how many. Buffers are left out: refresh batch norm.
+    `swag(scale)` of the result is that code's posterior once its `max_num_models` snapshots are there; with
+    fewer it divides the low-rank part by max_num_models − 1, and this by the rows less one.
+
+    Args:
+        state: `swag_model.state_dict()`; of a file of its `run_swag.py`, the entry "state_dict".
+        model: of the same architecture; gives names and which parameters are trainable.
+        rank: the rows to keep from now on. None for as many as there are, and where no row was dropped
+            yet, 20 or more; 0 where the state has none.
+        select: which parameters, as in `Collector`.
+
+    Returns:
+        A collector beside the model's weights, of n_models snapshots.
+
+    Raises:
+        InputError: no such state, one of another architecture or with values that are not finite, or a
+            rank larger than the rows that were kept.
+
+    >>> model = nn.Linear(1, 1, bias=False)
+    >>> state = {"n_models": torch.tensor([2]), "base.weight_mean": torch.tensor([[3.0]])}
+    >>> state |= {"base.weight_sq_mean": torch.tensor([[10.0]])}
+    >>> collector = from_swa_gaussian(state, model)
+    >>> collector, collector.swag_diag().cov_diag
+    (Collector(2 snapshots, rank=0, D=1), tensor([1.]))
+    """
+    if not isinstance(state, Mapping) or not isinstance(state.get("n_models"), Tensor):
+        raise InputError(
+            "state: has no tensor 'n_models'; pass swag_model.state_dict(), or the entry 'state_dict' of its "
+            "file"
+        )
+    found = {
+        clean_name(name.removeprefix(_PREFIX).removeprefix("base.")): value
+        for name, value in state.items()
+        if isinstance(value, Tensor)
+    }
+    layout, n = Layout.of(model, select), int(state["n_models"])
+    rows = _rows_of(found, layout)
+    kept = 0 if rows is None else len(rows)
+    if rank is None:
+        rank = kept if kept < n else max(20, kept)
+    if whole("rank", rank, 0) > kept and kept < n:
+        raise InputError(
+            f"rank: got {rank}, and of {n} snapshots {kept} rows were kept; pass {kept} or fewer"
+        )
+    collector = Collector(model, rank, select=select)
+    if n == 0:
+        return collector
+    mean = _vector(layout, lambda name: found.get(f"{name}_mean"), "state", torch.float64)
+    square = _vector(layout, lambda name: found.get(f"{name}_sq_mean"), "state", torch.float64)
+    variance = square - mean.square()
+    dtype = layout.statistics_dtype
+    # Nothing but rounding is left of a difference this small.
+    lost = int(((variance <= torch.finfo(dtype).eps * square) & (square > 0)).sum())
+    if lost and n > 1:
+        _log.warning(
+            "state: of %d of %d weights the variance, sq_mean − mean², cannot be told from rounding: that "
+            "code loses it where weights move little; collect anew if they should move in samples",
+            lost,
+            layout.size,
+        )
+    kept = min(n, rank)
+    collector.load_state_dict(
+        {
+            "version": STATE_VERSION,
+            "layout": layout.to_list(),
+            "rank": collector.rank,
+            "deviation_dtype": str(collector.deviation_dtype).removeprefix("torch."),
+            "n_collected": n,
+            "origin": mean.to(dtype),
+            "offset_mean": torch.zeros(layout.size, dtype=dtype),
+            "sq_dev": (n * variance.clamp(min=0)).to(dtype),
+            "deviations": torch.empty(0, layout.size) if rows is None else rows[len(rows) - kept :],
+        }
+    )
+    return collector
+
+
+def _rows_of(found: Mapping[str, Tensor], layout: Layout) -> Tensor | None:
+    """The deviations (k, D) in such a state, oldest first; None where it has none."""
+    parts = [found.get(f"{entry.name}_cov_mat_sqrt") for entry in layout.entries]
+    if all(part is None for part in parts):
+        return None
+    k = next(len(part) for part in parts if part is not None)
+    rows = torch.empty(k, layout.size, dtype=layout.statistics_dtype)
+    for entry, part in zip(layout.entries, parts, strict=True):
+        if part is None or tuple(part.shape) != (k, entry.stop - entry.start):
+            came = "is missing" if part is None else f"has shape {tuple(part.shape)}"
+            raise InputError(
+                f"state: '{entry.name}_cov_mat_sqrt' {came}, expected {(k, entry.stop - entry.start)}: pass "
+                "a model of the same architecture"
+            )
+        rows[:, entry.start : entry.stop] = part
+    return rows
+
+
+def _vector(
+    layout: Layout, find: Callable[[str], Tensor | None], argument: str, dtype: torch.dtype
+) -> Tensor:
+    """θ (D,) of the tensors that `find` gives by the parameters' names."""
+    theta = torch.empty(layout.size, dtype=dtype)
+    for entry in layout.entries:
+        value = find(entry.name)
         if value is None or tuple(value.shape) != entry.shape:
             came = "is missing" if value is None else f"has shape {tuple(value.shape)}"
             raise InputError(
-                f"averaged: '{entry.name}' {came}, expected {entry.shape}: pass a model of the same "
+                f"{argument}: '{entry.name}' {came}, expected {entry.shape}: pass a model of the same "
                 "architecture"
             )
         if not bool(value.isfinite().all()):
-            raise InputError(f"averaged: '{entry.name}' holds NaN or infinite values")
+            raise InputError(f"{argument}: '{entry.name}' holds NaN or infinite values")
         theta[entry.start : entry.stop].view(entry.shape).copy_(value)
-    average._mean.put(theta, n)
-    return average
+    return theta
 
 
 def load_torchcontrib_(optimizer: SWAOptimizer, state: Mapping[str, Any]) -> None:
