@@ -178,17 +178,19 @@ class Consistency:
         """λ after so many epochs, fractions included (the authors' code moves it once an epoch)."""
         return self.weight * sigmoid_ramp(epoch, self.ramp)
 
-    def loss(self, views: Views, labels: Tensor, epoch: float) -> Tensor:
-        """L of a batch.
+    def loss(self, views: Views | Tensor, labels: Tensor, epoch: float) -> Tensor:
+        """L of a batch; its first term alone where there was one look.
 
         Args:
-            views: what the model gave.
+            views: what the model gave; logits (B, C) in eval mode.
             labels: (B,).
             epoch: e.
 
         Raises:
             InputError: labels do not fit, or one head came where two are coupled, or the other way about.
         """
+        if isinstance(views, Tensor):
+            return labelled_cross_entropy(views, labels)
         if (self.coupling is None) != (views.consistent is None):
             raise InputError(
                 "coupling: is None, and the model gave two heads; pass Consistency(coupling=0.01)"

@@ -13,7 +13,7 @@ from swag.training.callbacks import Epoch, Step
 from swag.training.semi_supervised.augmentation import Augment
 from swag.training.semi_supervised.consistency import Consistency, check_labels_of, labelled_cross_entropy
 from swag.training.semi_supervised.progress import Progress
-from swag.training.semi_supervised.views import Views, heads, inputs_of, looked_at, predicted, target_from
+from swag.training.semi_supervised.views import Views, heads, inputs_of, looks, predicted
 
 
 class Method(Protocol):
@@ -127,16 +127,12 @@ class PiModel:
         """Both looks; in eval mode the logits."""
         if not model.training:
             return predicted(model, batch)
-        x = inputs_of(model, batch)
-        target = target_from(model, x, self._progress.augmented)
-        logits, consistent = looked_at(model, x, self._progress.augmented)
-        check_labels_of(batch, logits)
-        return Views(logits, target, consistent)
+        views = looks(model, model, batch, self._progress.augmented)
+        check_labels_of(batch, views.logits)
+        return views
 
     def loss(self, outputs: Views | Tensor, labels: Tensor) -> Tensor:
         """As `Consistency.loss`; the cross-entropy alone for outputs of eval mode."""
-        if isinstance(outputs, Tensor):
-            return labelled_cross_entropy(outputs, labels)
         return self.consistency.loss(outputs, labels, self._progress.epoch)
 
     def __call__(self, epoch: Epoch, /) -> None:

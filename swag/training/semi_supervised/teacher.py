@@ -15,10 +15,10 @@ from swag.parameters import Layout, unwrap
 from swag.training.callbacks import Epoch, Step
 from swag.training.model_state import check_model_state, load_model_state_, model_state
 from swag.training.semi_supervised.augmentation import Augment
-from swag.training.semi_supervised.consistency import Consistency, check_labels_of, labelled_cross_entropy
+from swag.training.semi_supervised.consistency import Consistency, check_labels_of
 from swag.training.semi_supervised.methods import checked_consistency
 from swag.training.semi_supervised.progress import Progress
-from swag.training.semi_supervised.views import Views, inputs_of, looked_at, predicted, target_from
+from swag.training.semi_supervised.views import Views, looks, predicted
 
 
 @final
@@ -85,17 +85,13 @@ class MeanTeacher:
         """The student's look and the teacher's; in eval mode the student's logits."""
         if not model.training:
             return predicted(model, batch)
-        x = inputs_of(model, batch)
         self._beside(model)
-        target = target_from(self.teacher, x, self._progress.augmented)
-        logits, consistent = looked_at(model, x, self._progress.augmented)
-        check_labels_of(batch, logits)
-        return Views(logits, target, consistent)
+        views = looks(model, self.teacher, batch, self._progress.augmented)
+        check_labels_of(batch, views.logits)
+        return views
 
     def loss(self, outputs: Views | Tensor, labels: Tensor) -> Tensor:
         """As `Consistency.loss`; the cross-entropy alone for outputs of eval mode."""
-        if isinstance(outputs, Tensor):
-            return labelled_cross_entropy(outputs, labels)
         return self.consistency.loss(outputs, labels, self._progress.epoch)
 
     def __call__(self, epoch: Epoch, /) -> None:

@@ -95,14 +95,16 @@ def predicted(model: nn.Module, batch: Any) -> Tensor:
     return heads(model(inputs_of(model, batch)))[0]
 
 
-def looked_at(
-    model: nn.Module, x: Tensor, augment: Callable[[Tensor], Tensor]
-) -> tuple[Tensor, Tensor | None]:
-    """One look at a batch."""
-    return heads(model(augment(x)))
+def looks(model: nn.Module, target: nn.Module, batch: Any, augment: Callable[[Tensor], Tensor]) -> Views:
+    """The model's look at a batch, and the target's, each augmented on its own.
 
+    No gradient flows into the target, which looks first.
 
-@torch.no_grad()
-def target_from(model: nn.Module, x: Tensor, augment: Callable[[Tensor], Tensor]) -> Tensor:
-    """The other look: no gradient flows into it."""
-    return heads(model(augment(x)))[0]
+    Raises:
+        InputError: no inputs in the batch, or an augmentation that loses rows.
+    """
+    x = inputs_of(model, batch)
+    with torch.no_grad():
+        other = heads(target(augment(x)))[0]
+    logits, consistent = heads(model(augment(x)))
+    return Views(logits, other, consistent)
