@@ -35,7 +35,8 @@ torch.set_num_threads(1)
 torch.manual_seed(0)
 logging.set_verbosity_error()
 warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-folder = Path(tempfile.mkdtemp())
+temporary = tempfile.TemporaryDirectory()  # gone with the kernel
+folder = Path(temporary.name)
 
 # %% [markdown]
 # ## A base model that knows the alphabet

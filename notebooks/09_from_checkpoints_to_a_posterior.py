@@ -34,7 +34,8 @@ from swag.demo.training import Batches
 torch.set_num_threads(1)
 torch.manual_seed(0)
 task = digits(seed=0)
-folder = Path(tempfile.mkdtemp())
+temporary = tempfile.TemporaryDirectory()  # gone with the kernel
+folder = Path(temporary.name)
 run = folder / "run"
 run.mkdir()
 
