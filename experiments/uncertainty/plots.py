@@ -102,6 +102,8 @@ def entropies(found: Found, name: str) -> Any:
         axis.set_ylim(1e-3, 1)
     for axis in axes.flat[len(methods) :]:
         axis.set_axis_off()
+    for axis in axes.flat[max(0, len(methods) - columns) : len(methods)]:
+        axis.tick_params(labelbottom=True)  # the lowest of a column, which need not be in the last row
     axes.flat[0].legend(frameon=False)
     figure.supxlabel(f"entropy, nats; in: test images, out: {name}; the figure in a title is the AUROC")
     figure.supylabel("share of images")
