@@ -100,7 +100,8 @@ def from_swa_gaussian(
         sq_dev = n·max(sq_mean − mean², 0),
 
     a difference of large float32 numbers: where weights moved little beside their size, their variance was
-    lost when it was written, and a warning says for how many. Buffers are left out: refresh batch norm.
+    lost when it was written, and a warning says about how many these are (where it is not above twice the
+    error of n rounded steps, √n·eps·sq_mean/2 each). Buffers are left out: refresh batch norm.
     `swag(scale)` of the result is that code's posterior once its `max_num_models` snapshots are there; with
     fewer it divides the low-rank part by max_num_models − 1, and this by the rows less one.
 
@@ -115,8 +116,8 @@ def from_swa_gaussian(
         A collector beside the model's weights, of n_models snapshots.
 
     Raises:
-        InputError: no such state, one of another architecture or with values that are not finite, or a
-            rank larger than the rows that were kept.
+        InputError: no such state, one of another architecture or with values that are not finite, a damaged
+            one, or a rank larger than the rows that were kept.
 
     >>> model = nn.Linear(1, 1, bias=False)
     >>> state = {"n_models": torch.tensor([2]), "base.weight_mean": torch.tensor([[3.0]])}
@@ -125,19 +126,12 @@ def from_swa_gaussian(
     >>> collector, collector.swag_diag().cov_diag
     (Collector(2 snapshots, rank=0, D=1), tensor([1.]))
     """
-    if not isinstance(state, Mapping) or not isinstance(state.get("n_models"), Tensor):
-        raise InputError(
-            "state: has no tensor 'n_models'; pass swag_model.state_dict(), or the entry 'state_dict' of its "
-            "file"
-        )
-    found = {
-        clean_name(name.removeprefix(_PREFIX).removeprefix("base.")): value
-        for name, value in state.items()
-        if isinstance(value, Tensor)
-    }
-    layout, n = Layout.of(model, select), int(state["n_models"])
+    found, n = _swa_gaussian_tensors(state)
+    layout = Layout.of(model, select)
     rows = _rows_of(found, layout)
     kept = 0 if rows is None else len(rows)
+    if kept > n:
+        raise InputError(f"state: has {kept} rows of {n} snapshots; it is damaged, or no SWAG's")
     if rank is None:
         rank = kept if kept < n else max(20, kept)
     if whole("rank", rank, 0) > kept and kept < n:
@@ -147,20 +141,9 @@ def from_swa_gaussian(
     collector = Collector(model, rank, select=select)
     if n == 0:
         return collector
-    mean = _vector(layout, lambda name: found.get(f"{name}_mean"), "state", torch.float64)
-    square = _vector(layout, lambda name: found.get(f"{name}_sq_mean"), "state", torch.float64)
-    variance = square - mean.square()
-    dtype = layout.statistics_dtype
-    # Nothing but rounding is left of a difference this small.
-    lost = int(((variance <= torch.finfo(dtype).eps * square) & (square > 0)).sum())
-    if lost and n > 1:
-        _log.warning(
-            "state: of %d of %d weights the variance, sq_mean − mean², cannot be told from rounding: that "
-            "code loses it where weights move little; collect anew if they should move in samples",
-            lost,
-            layout.size,
-        )
     kept = min(n, rank)
+    dtype = layout.statistics_dtype
+    mean, variance = _moments(found, layout, n)
     collector.load_state_dict(
         {
             "version": STATE_VERSION,
@@ -170,26 +153,73 @@ def from_swa_gaussian(
             "n_collected": n,
             "origin": mean.to(dtype),
             "offset_mean": torch.zeros(layout.size, dtype=dtype),
-            "sq_dev": (n * variance.clamp(min=0)).to(dtype),
+            "sq_dev": (n * variance).to(dtype),
             "deviations": torch.empty(0, layout.size) if rows is None else rows[len(rows) - kept :],
         }
     )
     return collector
 
 
+def _swa_gaussian_tensors(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], int]:
+    """The tensors by their names in the network, and n_models; DataParallel around either is taken off."""
+    if isinstance(state, Mapping):
+        for outside in ("", _PREFIX):
+            n = state.get(f"{outside}n_models")
+            if not isinstance(n, Tensor) or n.numel() != 1:
+                continue
+            inside = f"{outside}base."
+            found = {
+                clean_name(name.removeprefix(inside)): value
+                for name, value in state.items()
+                if isinstance(value, Tensor) and name.startswith(inside)
+            }
+            return found, int(n)
+    raise InputError(
+        "state: has no number 'n_models'; pass swag_model.state_dict(), or the entry 'state_dict' of its file"
+    )
+
+
+def _moments(found: Mapping[str, Tensor], layout: Layout, n: int) -> tuple[Tensor, Tensor]:
+    """Mean and variance (D,) in float64, the latter not below 0; tells where rounding has eaten it."""
+    mean = _vector(layout, lambda name: _beside(found, f"{name}_mean"), "state", torch.float64)
+    square = _vector(layout, lambda name: _beside(found, f"{name}_sq_mean"), "state", torch.float64)
+    variance = square - mean.square()
+    # n steps of a running mean, each rounded, leave an error of about √n·eps·θ²/2 (standard deviation).
+    eps = max(torch.finfo(_beside(found, f"{e.name}_sq_mean").dtype).eps for e in layout.entries)
+    rounding = 0.5 * n**0.5 * eps * square
+    if bool((variance < -4 * n * eps * square.abs()).any()):  # more than n roundings of one sign
+        raise InputError("state: a mean of squares is less than the square of the mean; it is damaged")
+    lost = int(((variance <= 2 * rounding) & (square > 0)).sum())
+    if lost and n > 1:
+        _log.warning(
+            "state: of about %d of %d weights the variance, sq_mean − mean², cannot be told from rounding: "
+            "that code loses it where weights move little; collect anew if it matters",
+            lost,
+            layout.size,
+        )
+    return mean, variance.clamp(min=0)
+
+
+def _beside(found: Mapping[str, Tensor], name: str) -> Tensor:
+    """The tensor of that name, also where the network inside is in a DataParallel."""
+    value = found.get(name, found.get(_PREFIX + name))
+    if value is None:
+        raise InputError(f"state: '{name}' is missing; pass a model of the same architecture")
+    return value
+
+
 def _rows_of(found: Mapping[str, Tensor], layout: Layout) -> Tensor | None:
     """The deviations (k, D) in such a state, oldest first; None where it has none."""
-    parts = [found.get(f"{entry.name}_cov_mat_sqrt") for entry in layout.entries]
-    if all(part is None for part in parts):
+    if not any(name.endswith("_cov_mat_sqrt") for name in found):
         return None
-    k = next(len(part) for part in parts if part is not None)
+    parts = [_beside(found, f"{entry.name}_cov_mat_sqrt") for entry in layout.entries]
+    k = parts[0].shape[0] if parts[0].ndim else 0
     rows = torch.empty(k, layout.size, dtype=layout.statistics_dtype)
     for entry, part in zip(layout.entries, parts, strict=True):
-        if part is None or tuple(part.shape) != (k, entry.stop - entry.start):
-            came = "is missing" if part is None else f"has shape {tuple(part.shape)}"
+        if tuple(part.shape) != (k, entry.stop - entry.start):
             raise InputError(
-                f"state: '{entry.name}_cov_mat_sqrt' {came}, expected {(k, entry.stop - entry.start)}: pass "
-                "a model of the same architecture"
+                f"state: '{entry.name}_cov_mat_sqrt' has shape {tuple(part.shape)}, expected "
+                f"{(k, entry.stop - entry.start)}: pass a model of the same architecture"
             )
         rows[:, entry.start : entry.stop] = part
     return rows
