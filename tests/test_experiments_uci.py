@@ -276,8 +276,10 @@ def test_log_densities_are_the_mixtures() -> None:
 
 
 def test_paired_differences() -> None:
-    mean, error, higher = scores.paired([1.0, -1.0, 3.0])
-    assert (mean, higher) == (1.0, 2) and error == pytest.approx(2 / math.sqrt(3))
+    mean, error, higher, equal = scores.paired([1.0, -1.0, 3.0])
+    assert (mean, higher, equal) == (1.0, 2, 0) and error == pytest.approx(2 / math.sqrt(3))
+    # Rounding is no win.
+    assert scores.paired([4e-16, -1e-15, 0.0, 1e-6])[2:] == (1, 3)
 
 
 # --- tables and splits

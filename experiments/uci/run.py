@@ -70,7 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(args.threads)
     try:
         if args.table:
-            print(tables.tables(_found(args.out), KIND, _root(args.data_dir)))
+            root = _root(args.data_dir)
+            print(tables.tables(_found(args.out), KIND, root))
+            if root is None:
+                print("no data folder (SWAG_DATA): MC dropout's published rows are left out", file=sys.stderr)
             return 0
         with tempfile.TemporaryDirectory() as temporary:
             return run(args, Path(temporary))

@@ -50,8 +50,10 @@ def log_densities(means: Tensor, variances: Tensor, y: Tensor) -> Tensor:
     return normal.log_prob(y.unsqueeze(-2)).logsumexp(-2) - torch.tensor(float(means.shape[-2])).log()
 
 
-def paired(differences: Sequence[float]) -> tuple[float, float, int]:
-    """Mean, standard error and number of positive ones among differences split by split."""
+def paired(differences: Sequence[float]) -> tuple[float, float, int, int]:
+    """Mean and standard error of differences split by split; how many are positive, how many are none."""
     values = torch.tensor(list(differences), dtype=torch.float64)
     error = float(values.std(correction=1) / len(values) ** 0.5) if len(values) > 1 else float("nan")
-    return float(values.mean()), error, int((values > 0).sum())
+    # A scale of 0 makes SWAG the same as SWA, but for the order of additions.
+    none = values.abs() < 1e-9
+    return float(values.mean()), error, int(((values > 0) & ~none).sum()), int(none.sum())

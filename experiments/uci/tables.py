@@ -109,8 +109,9 @@ def _difference(before: dict[int, float], after: dict[int, float]) -> list[str]:
     common = sorted(set(before) & set(after))
     if len(common) < 2:
         return ["", ""]
-    mean, error, higher = paired([after[number] - before[number] for number in common])
-    return [minus(f"{mean:+.3f} ± {error:.3f}"), f"{higher} of {len(common)}"]
+    mean, error, higher, equal = paired([after[number] - before[number] for number in common])
+    among = f"{higher} of {len(common)}" + (f", {equal} equal" if equal else "")
+    return [minus(f"{mean:+.3f} ± {error:.3f}"), among]
 
 
 def _facts(content: dict[str, Any], scores: Scores) -> str:
