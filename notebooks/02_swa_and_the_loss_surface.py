@@ -246,8 +246,7 @@ figure, axis = plt.subplots(figsize=(6, 4.5), layout="constrained")
 _ = geometry.plot_plane(axis, surface, "loss", colorbar="training loss")
 
 # %% [markdown]
-# The epochs, seen on this plane, go round the low ground; each of them has a higher training loss than their
-# mean, which lies in the middle.
+# Each of the epochs drawn on this plane has a higher training loss than their mean.
 
 # %%
 loss = scorer(torch.stack([places["SWA"], *visited]))["loss"]
