@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import swag
 from swag import Collector, Empirical, InputError, Layout, LowRankGaussian, Mixture, PointMass, StateError
 from tests import oracles
 from tests.cases import Tied, plain, walk
@@ -300,6 +301,17 @@ class TestConstruction:
         for posteriors, message in cases:
             with pytest.raises(InputError, match=message):
                 Mixture(posteriors)
+
+    def test_posteriors_that_are_divided_over_ranks(self) -> None:
+        # Alone in the "cluster": what matters is the kind.
+        collector = swag.distributed.ShardedCollector(plain(), rank=2)
+        for model in walk(plain(), 3):
+            collector.collect(model)
+        for posterior in (collector.swag(), collector.swa()):
+            with pytest.raises(
+                InputError, match=r"number 0 is divided over ranks; .* swag\.save"
+            ):
+                Mixture([posterior])
 
     def test_no_snapshot_yet(self) -> None:
         with pytest.raises(StateError, match=r"needs 2 snapshots or more"):

@@ -60,6 +60,12 @@ class Mixture:
                     f"posteriors: number {index} is a {type(posterior).__name__}, which cannot be sampled; "
                     "pass posteriors, such as collector.swag()"
                 )
+            # Ranks would choose components by seeds of their own, and wait for each other in different ones.
+            if hasattr(posterior, "shards"):
+                raise InputError(
+                    f"posteriors: number {index} is divided over ranks; predict with each and merge the "
+                    "predictives, or swag.save it on every rank and mix what swag.load reads"
+                )
         self.posteriors: tuple[Posterior, ...] = tuple(posteriors)
         # Components without a layout fit any; the others are compared with the first that has one.
         first = next((p for p in self.posteriors if p.layout is not None), self.posteriors[0])
