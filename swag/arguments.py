@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from numbers import Integral
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from swag.errors import InputError
 
@@ -19,6 +23,17 @@ def whole(name: str, value: object, least: int = 1) -> int:
     if isinstance(value, bool) or not isinstance(value, int | Integral) or value < least:
         raise InputError(f"{name}: got {value!r}; pass a whole number, {least} or more")
     return int(value)
+
+
+def tensor_of(values: Any) -> Tensor:
+    """A tensor as it is, anything else as one on the CPU: numpy arrays, numbers, lists.
+
+    `torch.as_tensor` would move both to `torch.set_default_device`'s device.
+
+    >>> tensor_of([1.0, 2.0])
+    tensor([1., 2.])
+    """
+    return values if isinstance(values, Tensor) else torch.as_tensor(values, device="cpu")
 
 
 def part_of(share: float, total: int) -> int:

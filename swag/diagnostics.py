@@ -94,7 +94,7 @@ def diagnose_gaussian(
 ) -> Diagnosis:
     """The diagnosis of N(mean, diag(cov_diag) + row_scale²·rowsᵀ rows), rows (k, D) as collected."""
     k = len(rows)
-    gram = torch.zeros(k, k, dtype=torch.float64)
+    gram = torch.zeros(k, k, dtype=torch.float64, device="cpu")
     diagonal = low_rank = norm = 0.0
     layers = []
     for name, start, stop in _parts(layout, mean.numel()):
@@ -127,7 +127,7 @@ def diagnose_gaussian(
 def diagnose_points(samples: Tensor, layout: Layout | None) -> Diagnosis:
     """The diagnosis of equal mass on samples (S, D), in their order."""
     n, mean = len(samples), samples.mean(0)
-    gram = torch.zeros(n, n, dtype=torch.float64)
+    gram = torch.zeros(n, n, dtype=torch.float64, device="cpu")
     layers, total, norm = [], 0.0, 0.0
     for name, start, stop in _parts(layout, mean.numel()):
         own = own_norm = 0.0
@@ -157,7 +157,7 @@ def diagnose_mixture(
     components: list[Diagnosis], weights: list[float], means: list[Tensor], variances: list[float]
 ) -> Diagnosis:
     """The diagnosis of Σ w_m p_m from its components', their means (D,) and total variances."""
-    centre = sum((w * m.double() for w, m in zip(weights, means, strict=True)), torch.zeros(()))
+    centre = sum((w * m.double() for w, m in zip(weights, means, strict=True)), torch.zeros((), device="cpu"))
     between = sum(
         w * float((m.double() - centre).square().sum()) for w, m in zip(weights, means, strict=True)
     )
@@ -183,9 +183,9 @@ def diagnose_mixture(
 def snapshot_gram(gram: Tensor, n: int) -> Tensor:
     """The Gram matrix (k, k) of θ_i − θ̄_n from that of the last k of n rows r_i."""
     k = len(gram)
-    number = torch.arange(n - k + 1, n + 1, dtype=torch.float64)
-    back = torch.eye(k, dtype=torch.float64)
-    back -= torch.triu(torch.ones(k, k, dtype=torch.float64), 1) / (number - 1).clamp(min=1)
+    number = torch.arange(n - k + 1, n + 1, dtype=torch.float64, device="cpu")
+    back = torch.eye(k, dtype=torch.float64, device="cpu")
+    back -= torch.triu(torch.ones(k, k, dtype=torch.float64, device="cpu"), 1) / (number - 1).clamp(min=1)
     return back @ gram @ back.T
 
 

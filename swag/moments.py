@@ -78,7 +78,12 @@ class _Compiled:
             try:
                 # n goes in as a tensor: as a number it would be compiled anew for each snapshot.
                 self._fused(
-                    x, origin, offset_mean, sq_dev, deviation, torch.tensor(float(n), dtype=origin.dtype)
+                    x,
+                    origin,
+                    offset_mean,
+                    sq_dev,
+                    deviation,
+                    torch.tensor(float(n), dtype=origin.dtype, device="cpu"),
                 )
                 return
             except Exception as error:  # the compiler's failures have many classes

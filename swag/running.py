@@ -105,7 +105,7 @@ class RunningMoments:
 def _on_disk(folder: str | os.PathLike[str], size: int, dtype: torch.dtype) -> Tensor:
     """A vector in a file that has no name any more: its space is free again when the vector is gone."""
     if size == 0:
-        return torch.empty(0, dtype=dtype)
+        return torch.empty(0, dtype=dtype, device="cpu")
     try:
         handle, name = tempfile.mkstemp(prefix=".swag-rows.", dir=folder)
         try:

@@ -50,7 +50,7 @@ class Staging:
         Args:
             tensors: the model's tensors in the layout's order, of any float dtype and device.
         """
-        flat, of = torch.empty(0), -1
+        flat, of = torch.empty(0, device="cpu"), -1
         for index, piece in enumerate(self._plan):
             if piece.cut is None:
                 yield piece.start, piece.stop, self._gathered(index, piece, tensors)

@@ -104,7 +104,7 @@ class TensorFile:
     def read(self, name: str) -> Tensor:
         """The tensor `name`, in memory of its own."""
         spec = self.specs[name]
-        tensor = torch.empty(spec.shape, dtype=spec.dtype)
+        tensor = torch.empty(spec.shape, dtype=spec.dtype, device="cpu")
         if tensor.numel():
             self._read_into(tensor.view(-1).view(torch.uint8), spec.start)
         return tensor
@@ -124,9 +124,9 @@ class TensorFile:
         """
         spec = self.specs[name]
         if spec.start == spec.stop:
-            return torch.empty(spec.shape, dtype=spec.dtype)
+            return torch.empty(spec.shape, dtype=spec.dtype, device="cpu")
         storage: Any = torch.UntypedStorage.from_file(str(self.path), False, self._data + spec.stop)
-        whole = torch.empty(0, dtype=torch.uint8).set_(storage)
+        whole = torch.empty(0, dtype=torch.uint8, device="cpu").set_(storage)
         part = whole[self._data + spec.start :]
         if (self._data + spec.start) % spec.dtype.itemsize:
             part = part.clone()  # another program's file, whose tensors are not aligned

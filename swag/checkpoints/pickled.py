@@ -117,7 +117,7 @@ class PickledCheckpoint:
         self.tensors: Mapping[str, TensorInfo] = tensors
         self.aliases: Mapping[str, str] = aliases
         self._state = {}
-        self._flat_name, self._flat = "", torch.empty(0)
+        self._flat_name, self._flat = "", torch.empty(0, device="cpu")
         firsts: dict[tuple[object, ...], str] = {}
         for name, value in state.items():
             if not isinstance(value, Tensor):
@@ -142,7 +142,7 @@ class PickledCheckpoint:
     def close(self) -> None:
         """Lets the mapping go."""
         self._state.clear()
-        self._flat_name, self._flat = "", torch.empty(0)
+        self._flat_name, self._flat = "", torch.empty(0, device="cpu")
 
     def __enter__(self) -> Self:
         return self

@@ -44,7 +44,7 @@ class SafetensorsCheckpoint:
     def __init__(self, path: Path, files: list[TensorFile]) -> None:
         self.path = path
         self.files = files
-        self._buffer = torch.empty(0, dtype=torch.uint8)
+        self._buffer = torch.empty(0, dtype=torch.uint8, device="cpu")
         self._file_of: dict[str, TensorFile] = {}
         for file in files:
             for name in file.specs:
@@ -67,7 +67,7 @@ class SafetensorsCheckpoint:
         """Values first … last − 1 of a tensor, in a buffer that the next call uses again."""
         n_bytes = (last - first) * self.tensors[name].dtype.itemsize
         if self._buffer.numel() < n_bytes:
-            self._buffer = torch.empty(n_bytes, dtype=torch.uint8)
+            self._buffer = torch.empty(n_bytes, dtype=torch.uint8, device="cpu")
         return self._file_of[name].read_piece(name, first, last, self._buffer)
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from swag.arguments import tensor_of
 from swag.distributed.ranks import Ranks
 from swag.errors import InputError
 from swag.metrics.streaming import StreamingClassification
@@ -64,7 +65,7 @@ def gather_rows(predictive: P, indices: Tensor | None = None, *, group: dist.Pro
         return whole
     numbers = torch.cat([theirs[_INDICES] for theirs in found])
     order = numbers.argsort(stable=True)
-    fresh = torch.ones(len(order), dtype=torch.bool)
+    fresh = torch.ones(len(order), dtype=torch.bool, device="cpu")
     fresh[1:] = numbers[order][1:] != numbers[order][:-1]
     return _rows(whole, order[fresh])
 
@@ -113,7 +114,7 @@ def merge_scores(scores: Scores, *, group: dist.ProcessGroup | None = None) -> S
         name: state[name] for name in ("n_bins", "level") if name in state
     }  # the rest are counts and sums
     ranks.alike("scores", lambda: settings, lambda own: [type(scores).__name__, *map(str, own.items())])
-    tensors = {name: torch.as_tensor(value, dtype=_dtype(value)) for name, value in state.items()}
+    tensors = {name: _tensor(value) for name, value in state.items()}
     total = type(scores)(**settings)
     for theirs in ranks.exchange(tensors):
         own = type(scores)(**settings)
@@ -125,13 +126,17 @@ def merge_scores(scores: Scores, *, group: dist.ProcessGroup | None = None) -> S
     return total
 
 
-def _dtype(value: Any) -> torch.dtype | None:
-    return torch.float64 if isinstance(value, float) else None
+def _tensor(value: Any) -> Tensor:
+    return (
+        torch.tensor(value, dtype=torch.float64, device="cpu")
+        if isinstance(value, float)
+        else tensor_of(value)
+    )
 
 
 def _tensors(predictive: CategoricalPredictive | GaussianPredictive) -> dict[str, Tensor]:
     found = {name: value for name, value in vars(predictive).items() if isinstance(value, Tensor)}
-    return {**found, _N_SAMPLES: torch.tensor(predictive.n_samples)}
+    return {**found, _N_SAMPLES: torch.tensor(predictive.n_samples, device="cpu")}
 
 
 def _rebuilt(like: P, tensors: dict[str, Tensor]) -> P:

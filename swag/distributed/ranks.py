@@ -79,7 +79,7 @@ class Ranks:
             return made
         # All know now, so all come to this one, too.
         said = torch.frombuffer(bytearray(text or b" "), dtype=torch.uint8)
-        answers = self.exchange({"text": said, "failed": torch.tensor(failure is not None)})
+        answers = self.exchange({"text": said, "failed": torch.tensor(failure is not None, device="cpu")})
         if isinstance(failure, SwagError):
             raise failure
         texts = [bytes(theirs["text"].numpy()).decode() for theirs in answers]
@@ -98,7 +98,7 @@ class Ranks:
             return [{name: tensor.detach().cpu() for name, tensor in tensors.items()}]
         data = pack_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
         sizes = self.numbers(len(data))
-        padded = torch.zeros(max(sizes), dtype=torch.uint8)
+        padded = torch.zeros(max(sizes), dtype=torch.uint8, device="cpu")
         padded[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
         gathered = self._gathered(padded, "exchange")
         return [
@@ -107,7 +107,7 @@ class Ranks:
 
     def numbers(self, mine: int) -> list[int]:
         """Every rank's whole number, in rank order."""
-        return [int(number) for number in self._gathered(torch.tensor([mine]), "numbers")]
+        return [int(number) for number in self._gathered(torch.tensor([mine], device="cpu"), "numbers")]
 
     def sum_(self, values: Tensor) -> Tensor:
         """The sum over the ranks, written into `values`; the same bits on each."""

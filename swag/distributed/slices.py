@@ -32,7 +32,7 @@ class Slices:
 
     def __init__(self, file: TensorFile, shards: Shards, device: torch.device) -> None:
         self._file, self._shards, self._device = file, shards, device
-        self._buffer = torch.empty(PIECE, dtype=torch.uint8)
+        self._buffer = torch.empty(PIECE, dtype=torch.uint8, device="cpu")
 
     def vector(self, name: str) -> Tensor:
         """A vector (D,) of the file: (D_local,) here."""

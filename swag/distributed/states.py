@@ -39,7 +39,7 @@ def _views(collector: Collector, shards: Shards) -> dict[str, Any]:
     running, n = statistics_of(collector), collector.n_collected
     code = _DTYPES.index(collector.deviation_dtype)
     return {
-        "counters": torch.tensor([_VERSION, n, collector.rank, code]),
+        "counters": torch.tensor([_VERSION, n, collector.rank, code], device="cpu"),
         **{name: shards.like(getattr(running, name)) for name in _VECTORS},
         "deviations": {str(index): shards.like(row) for index, row in enumerate(running.ring)},
     }

@@ -27,7 +27,7 @@ class Owned(NamedTuple):
 
 def owners(shards: Shards) -> list[Owned]:
     """Who writes which part of θ, from first to last; the same on every rank. One exchange."""
-    mine = torch.tensor(shards.counted, dtype=torch.int64).view(-1, 3)
+    mine = torch.tensor(shards.counted, dtype=torch.int64, device="cpu").view(-1, 3)
     table = sorted(
         Owned(first, start, stop, rank)
         for rank, theirs in enumerate(shards.ranks.exchange({"runs": mine}))

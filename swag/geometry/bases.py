@@ -38,19 +38,21 @@ class Bezier:
     def coefficients(self, t: Tensor, n_points: int) -> Tensor:
         """c (T, n_points)."""
         degree = n_points - 1
-        i = torch.arange(n_points, dtype=torch.float64)
-        choose = torch.tensor([math.comb(degree, k) for k in range(n_points)], dtype=torch.float64)
+        i = torch.arange(n_points, dtype=torch.float64, device="cpu")
+        choose = torch.tensor(
+            [math.comb(degree, k) for k in range(n_points)], dtype=torch.float64, device="cpu"
+        )
         return choose * (1 - t[:, None]) ** (degree - i) * t[:, None] ** i
 
     def derivatives(self, t: Tensor, n_points: int) -> Tensor:
         """dc/dt (T, n_points): n times the differences of the coefficients of one degree less."""
         lower = self.coefficients(t, n_points - 1)
-        zero = torch.zeros(len(t), 1, dtype=torch.float64)
+        zero = torch.zeros(len(t), 1, dtype=torch.float64, device="cpu")
         return (n_points - 1) * (torch.cat([zero, lower], 1) - torch.cat([lower, zero], 1))
 
     def knots(self, n_points: int) -> Tensor:
         """The ends: the curve is smooth between them."""
-        return torch.tensor([0.0, 1.0], dtype=torch.float64)
+        return torch.tensor([0.0, 1.0], dtype=torch.float64, device="cpu")
 
 
 @final
@@ -66,21 +68,21 @@ class PolygonalChain:
 
     def coefficients(self, t: Tensor, n_points: int) -> Tensor:
         """c (T, n_points)."""
-        i = torch.arange(n_points, dtype=torch.float64)
+        i = torch.arange(n_points, dtype=torch.float64, device="cpu")
         return (1 - (t[:, None] * (n_points - 1) - i).abs()).clamp_min(0)
 
     def derivatives(self, t: Tensor, n_points: int) -> Tensor:
         """dc/dt (T, n_points); at a corner that of the piece that begins there."""
         pieces = n_points - 1
         piece = (t * pieces).floor().clamp(0, pieces - 1).long()
-        slopes = torch.zeros(len(t), n_points, dtype=torch.float64)
-        slopes[torch.arange(len(t)), piece] = -float(pieces)
-        slopes[torch.arange(len(t)), piece + 1] = float(pieces)
+        slopes = torch.zeros(len(t), n_points, dtype=torch.float64, device="cpu")
+        slopes[torch.arange(len(t), device="cpu"), piece] = -float(pieces)
+        slopes[torch.arange(len(t), device="cpu"), piece + 1] = float(pieces)
         return slopes
 
     def knots(self, n_points: int) -> Tensor:
         """The corners."""
-        return torch.arange(n_points, dtype=torch.float64) / (n_points - 1)
+        return torch.arange(n_points, dtype=torch.float64, device="cpu") / (n_points - 1)
 
 
 BASES: dict[str, Basis] = {"bezier": Bezier(), "chain": PolygonalChain()}

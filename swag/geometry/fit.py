@@ -115,7 +115,7 @@ class CurveFit:
             StateError: the loss is not finite; the points are as before where the optimizer evaluates once.
         """
         before = self._generator.get_state()
-        t = torch.rand(1, generator=self._generator, dtype=torch.float64)
+        t = torch.rand(1, generator=self._generator, dtype=torch.float64, device="cpu")
         coefficients = self._basis.coefficients(t, len(self._inner) + 2)[0].tolist()
         losses: list[float] = []
 

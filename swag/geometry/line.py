@@ -44,7 +44,7 @@ class Line:
 
     def point(self, t: float | ArrayLike | Tensor) -> Tensor:
         """θ(t): (D,) for one t, (T, D) for t (T,); exact at both ends."""
-        at = torch.as_tensor(np.asarray(t, dtype=np.float64)).to(self.start)[..., None]
+        at = torch.from_numpy(np.asarray(t, dtype=np.float64)).to(self.start)[..., None]
         return (1 - at) * self.start + at * self.end
 
     def distance(self, t: float | ArrayLike | Tensor) -> NDArray[np.float64]:

@@ -15,6 +15,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from swag.arguments import tensor_of
 from swag.integrations.requirements import require
 from swag.metrics import ClassificationScores, RegressionScores, StreamingClassification, StreamingRegression
 
@@ -36,7 +37,7 @@ class _Sums(Metric):
 
     def _add_states(self, states: dict[str, Any]) -> None:
         for name, value in states.items():
-            self.add_state(name, torch.as_tensor(value).clone(), dist_reduce_fx="sum", persistent=True)
+            self.add_state(name, tensor_of(value).clone(), dist_reduce_fx="sum", persistent=True)
 
     def _states(self) -> dict[str, Any]:
         return {name: getattr(self, name).cpu() for name in self._defaults}
@@ -44,7 +45,7 @@ class _Sums(Metric):
     def _take(self, states: dict[str, Any]) -> None:
         for name in self._defaults.keys() & states.keys():
             own = getattr(self, name)
-            setattr(self, name, torch.as_tensor(states[name], dtype=own.dtype).to(own.device))
+            setattr(self, name, torch.as_tensor(states[name], dtype=own.dtype, device=own.device))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         # torchmetrics takes any shape, and sums over other bins or another interval would be read as these.
@@ -56,7 +57,7 @@ class _Sums(Metric):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _fits(self, name: str, value: Tensor) -> bool:
-        default = torch.as_tensor(self._defaults[name])
+        default = tensor_of(self._defaults[name])
         return value.shape == default.shape and (name != _LEVEL or value.item() == default.item())
 
     def _output(self, values: dict[str, float]) -> dict[str, Tensor]:
@@ -161,7 +162,7 @@ class RegressionMetric(_Sums):
         self.level, self.n_bins = stream.level, stream.n_bins
         self._add_states({key: stream.state_dict()[key] for key in ("sums", "n_covered", "pit_counts")})
         # A MetricCollection lets metrics of equal states share them, and another level must not.
-        claimed = torch.tensor(self.level, dtype=torch.float64)
+        claimed = torch.tensor(self.level, dtype=torch.float64, device="cpu")
         self.add_state(_LEVEL, claimed, dist_reduce_fx="max", persistent=True)
 
     def update(self, mean: Tensor, variance: Tensor, y: Tensor) -> None:

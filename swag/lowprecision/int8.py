@@ -35,7 +35,7 @@ def has_int8() -> bool:
     try:
         layer = nn.Linear(8, 8)
         small = Int8Layer(layer, to_integers(layer.weight, SymmetricUniform(8, dim=0)), -1.0, 1.0)
-        return bool((small(torch.zeros(2, 8)) - layer.bias).abs().max() < 1e-3)
+        return bool((small(torch.zeros(2, 8, device="cpu")) - layer.bias).abs().max() < 1e-3)
     except (AttributeError, RuntimeError, NotImplementedError):
         return False
 
@@ -143,9 +143,9 @@ class Int8Layer(nn.Module):
         low, high = min(low, 0.0), max(high, 0.0)
         self._scale = (high - low) / _LARGEST or 1.0
         self._zero = round(-low / self._scale)
-        self._offset = torch.tensor(self._zero + 0.5)
+        self._offset = torch.tensor(self._zero + 0.5, device="cpu")
         self._steps = integers.steps.reshape(-1).expand(n_outputs).float().contiguous()
-        self._zeros = torch.zeros(n_outputs, dtype=torch.int64)
+        self._zeros = torch.zeros(n_outputs, dtype=torch.int64, device="cpu")
         bias = cast(Tensor | None, layer.bias)
         self._bias = None if bias is None else bias.detach().clone()
         codes = integers.codes.view(integers.shape).contiguous()

@@ -80,7 +80,7 @@ class Quantizer(nn.Module):
         """Seed and numbers drawn, for `state_dict()`."""
         # A seed may have 64 bits: as its two's complement.
         seed = self._seed - (1 << 64) if self._seed >> 63 > 0 else self._seed
-        return torch.tensor([seed, *self._drawn], dtype=torch.int64)
+        return torch.tensor([seed, *self._drawn], dtype=torch.int64, device="cpu")
 
     def set_extra_state(self, state: Tensor) -> None:
         """Goes on where `get_extra_state` was taken."""

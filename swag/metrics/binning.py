@@ -31,7 +31,9 @@ def bin_index(values: torch.Tensor, n_bins: int) -> torch.Tensor:
         int64 of the same shape, 0..B−1.
     """
     if values.dtype != torch.float32:
-        return torch.bucketize(values, torch.tensor(bin_edges(n_bins)[1:-1], dtype=torch.float64).to(values))
+        return torch.bucketize(
+            values, torch.tensor(bin_edges(n_bins)[1:-1], dtype=torch.float64, device="cpu").to(values)
+        )
     # Faster than a search: in float64 B · value is exact, so rounding up gives the bin between the edges k/B.
     # The float32 edge lies above k/B for some k, and only a value on that very edge is then one bin too high.
     index = values.double().mul_(n_bins).ceil_().sub_(1)
@@ -95,9 +97,9 @@ class BinSums:
 
     def __init__(self, n_bins: int) -> None:
         self.n_bins = as_count("n_bins", n_bins)
-        self.counts = torch.zeros(n_bins, dtype=torch.int64)
-        self.correct = torch.zeros(n_bins, dtype=torch.int64)
-        self.confidence = torch.zeros(n_bins, dtype=torch.float64)
+        self.counts = torch.zeros(n_bins, dtype=torch.int64, device="cpu")
+        self.correct = torch.zeros(n_bins, dtype=torch.int64, device="cpu")
+        self.confidence = torch.zeros(n_bins, dtype=torch.float64, device="cpu")
 
     def add(self, confidence: torch.Tensor, correct: torch.Tensor) -> None:
         """Adds rows.
@@ -157,8 +159,8 @@ def equal_mass_curve(confidence: torch.Tensor, correct: torch.Tensor, n_bins: in
     ordered = ordered.double().cpu()
     share = tie_means(ordered, correct[order].cpu())
     cuts = [k * n // n_bins for k in range(n_bins + 1)]
-    sizes = torch.tensor([stop - start for start, stop in itertools.pairwise(cuts)])
-    owner = torch.repeat_interleave(torch.arange(n_bins), sizes)
+    sizes = torch.tensor([stop - start for start, stop in itertools.pairwise(cuts)], device="cpu")
+    owner = torch.repeat_interleave(torch.arange(n_bins, device="cpu"), sizes)
     inner = [float(ordered[cut - 1] + ordered[cut]) / 2 for cut in cuts[1:-1]]
     return curve_from_sums(
         [0.0, *inner, 1.0],

@@ -201,7 +201,7 @@ def class_bins(probs: Values, labels: Values, n_bins: int) -> tuple[torch.Tensor
     n, n_classes = tensor.shape
     targets = as_labels(labels, n, n_classes, tensor.device)
     size = n_classes * as_count("n_bins", n_bins)
-    counts, predicted, observed = (torch.zeros(size, dtype=torch.float64) for _ in range(3))
+    counts, predicted, observed = (torch.zeros(size, dtype=torch.float64, device="cpu") for _ in range(3))
     offsets = torch.arange(n_classes, device=tensor.device) * n_bins
     for start, stop in chunk_bounds(tensor):
         part, label = working(tensor[start:stop]), targets[start:stop].unsqueeze(1)

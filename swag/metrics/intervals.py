@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from swag.arguments import tensor_of
 from swag.errors import InputError
 from swag.metrics.binning import bin_edges, bin_index
 from swag.metrics.inputs import Values, as_count, as_level, as_vector, same_length
@@ -218,4 +219,4 @@ def regression_calibration_error(mean: Values, variance: Values, y: Values, n_le
         >>> regression_calibration_error([0.0], [1.0], [0.5], n_levels=1)
         0.5
     """
-    return pit_calibration_error(pit(torch.as_tensor(mean), variance, y), n_levels)
+    return pit_calibration_error(pit(tensor_of(mean), variance, y), n_levels)

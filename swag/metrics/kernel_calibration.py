@@ -40,7 +40,7 @@ class SmoothedMeasure:
         density = on_grid(positions, weights).numpy() * GRID
         density[[0, -1]] *= 2  # a point at an end is its own mirror image
         self.coefficients = torch.from_numpy(dct(density, type=1))
-        self.rates = -0.5 * (math.pi * torch.arange(GRID + 1, dtype=torch.float64)).square()
+        self.rates = -0.5 * (math.pi * torch.arange(GRID + 1, dtype=torch.float64, device="cpu")).square()
 
     def density(self, sigma: float) -> torch.Tensor:
         """The smoothed density at the GRID + 1 grid points, float64."""
@@ -126,5 +126,5 @@ def kde_ece(probs: Values, labels: Values, bandwidth: float | None = None) -> fl
     weights = torch.full_like(confidence, 1 / n, dtype=torch.float64)
     density = SmoothedMeasure(confidence, weights).density(bandwidth)
     right = SmoothedMeasure(confidence, weights * correct).density(bandwidth)
-    t = torch.linspace(0, 1, GRID + 1, dtype=torch.float64)
+    t = torch.linspace(0, 1, GRID + 1, dtype=torch.float64, device="cpu")
     return min(1.0, integral((t * density - right).abs()))

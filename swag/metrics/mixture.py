@@ -44,7 +44,7 @@ def mixture_inputs(
 def mixture_weights(weights: Values | None, n_members: int) -> torch.Tensor:
     """Weights (S,) ≥ 0 that sum to 1, equal ones where none are given."""
     if weights is None:
-        return torch.full((n_members,), 1 / n_members, dtype=torch.float64)
+        return torch.full((n_members,), 1 / n_members, dtype=torch.float64, device="cpu")
     shares = at_least_zero("weights", as_vector("weights", weights))
     if len(shares) != n_members:
         raise InputError(

@@ -68,8 +68,8 @@ class StreamingClassification:
         self.n_bins = as_count("n_bins", n_bins)
         self._bins = BinSums(self.n_bins)
         self._n_impossible = 0
-        self._nll_sum = torch.zeros((), dtype=torch.float64)
-        self._brier_sum = torch.zeros((), dtype=torch.float64)
+        self._nll_sum = torch.zeros((), dtype=torch.float64, device="cpu")
+        self._brier_sum = torch.zeros((), dtype=torch.float64, device="cpu")
 
     @property
     def n(self) -> int:

@@ -62,9 +62,9 @@ class StreamingRegression:
     def __init__(self, level: float = 0.95, n_bins: int = 20) -> None:
         self.level = as_level("level", level)
         self.n_bins = as_count("n_bins", n_bins)
-        self._sums = torch.zeros(len(SUMS), dtype=torch.float64)
+        self._sums = torch.zeros(len(SUMS), dtype=torch.float64, device="cpu")
         self._n_covered = 0
-        self._pit_counts = torch.zeros(self.n_bins, dtype=torch.int64)
+        self._pit_counts = torch.zeros(self.n_bins, dtype=torch.int64, device="cpu")
 
     @property
     def n(self) -> int:

@@ -148,7 +148,7 @@ def calibrated_nll(probs: Values, labels: Values, *, n_splits: int = 5, seed: in
         raise InputError(f"probs has {n} row; two halves need at least 2")
     generator, total = torch.Generator().manual_seed(seed), 0.0
     for _ in range(n_splits):
-        order = torch.randperm(n, generator=generator).to(logs.device)
+        order = torch.randperm(n, generator=generator, device="cpu").to(logs.device)
         for fitted, scored in ((order[: n // 2], order[n // 2 :]), (order[n // 2 :], order[: n // 2])):
             temperature = fit_temperature_to_logs(logs[fitted], targets[fitted])
             total += nll_at(logs[scored], targets[scored], temperature)

@@ -117,7 +117,7 @@ class Fused:
 
     def __init__(self) -> None:
         self._step: Callable[..., Any] | None = torch.compile(add_normals_)
-        self._steps = torch.empty(0, dtype=torch.int64)
+        self._steps = torch.empty(0, dtype=torch.int64, device="cpu")
 
     def add_(self, out: Tensor, mean: Tensor, std: Tensor, key: int, start: int) -> bool:
         """Writes mean + std ⊙ normals of positions start … into `out` (m,), m a multiple of BLOCK.

@@ -10,6 +10,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from swag.arguments import tensor_of
 from swag.errors import InputError, StateError
 
 
@@ -40,7 +41,7 @@ class CategoricalPredictive:
     @classmethod
     def from_logits(cls, logits: Tensor, *, keep_members: bool = False) -> CategoricalPredictive:
         """The predictive of one model, logits (N, C), or of S members, logits (S, N, C)."""
-        logits = torch.as_tensor(logits)
+        logits = tensor_of(logits)
         accumulator = CategoricalAccumulator(keep_members=keep_members)
         for member in logits if logits.ndim == 3 else logits[None]:
             accumulator.update(member)
@@ -53,7 +54,7 @@ class CategoricalPredictive:
         Raises:
             InputError: negative entries or rows that do not sum to 1 (logits, perhaps).
         """
-        probs = torch.as_tensor(probs)
+        probs = tensor_of(probs)
         if probs.ndim not in (2, 3):
             raise InputError(f"probs: got shape {tuple(probs.shape)}; pass (N, C), or (S, N, C) for members")
         probs = _float(probs)

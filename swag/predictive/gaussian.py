@@ -9,6 +9,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from swag.arguments import tensor_of
 from swag.errors import InputError, StateError
 
 # Bisection halves a bracket: 60 steps take any float64 bracket below its resolution.
@@ -32,7 +33,7 @@ class GaussianPredictive:
     """
 
     def __init__(self, member_means: Tensor, member_variances: Tensor) -> None:
-        member_means, member_variances = torch.as_tensor(member_means), torch.as_tensor(member_variances)
+        member_means, member_variances = tensor_of(member_means), tensor_of(member_variances)
         accumulator = GaussianAccumulator()
         if member_means.ndim != 2 or member_means.shape != member_variances.shape or not len(member_means):
             raise InputError(

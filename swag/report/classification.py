@@ -40,7 +40,7 @@ class Rows:
 
 def rows_of(outputs: Sequence[ClassProbabilities], labels: Labels, n_bins: int) -> Rows:
     """Row contributions of M methods; the NLL is from log-probabilities where there are any."""
-    index, y = torch.arange(len(labels)), torch.from_numpy(labels)
+    index, y = torch.arange(len(labels), device="cpu"), torch.from_numpy(labels)
     scores = [row_scores(output.probs, labels) for output in outputs]
     nlls = [
         row.nll if output.log_probs is None else -output.log_probs[index, y].double()
@@ -220,5 +220,7 @@ def temperature_nll(
         temperatures[method] = fit_temperature(fitted_on, rows)
         logs = test.probs.double().log() if test.log_probs is None else test.log_probs.double()
         scaled = torch.log_softmax(logs / temperatures[method], dim=1)
-        nlls[method] = -scaled[torch.arange(len(labels)), torch.from_numpy(labels)].numpy() + 0.0
+        nlls[method] = (
+            -scaled[torch.arange(len(labels), device="cpu"), torch.from_numpy(labels)].numpy() + 0.0
+        )
     return nlls, temperatures

@@ -138,6 +138,6 @@ def shape_of_z(
 def _accepts(log_likelihood: BatchLikelihood, k: int, dtype: torch.dtype) -> bool:
     try:
         with torch.no_grad():
-            return log_likelihood.batch(torch.zeros(1, k, dtype=dtype)).shape == (1,)
+            return log_likelihood.batch(torch.zeros(1, k, dtype=dtype, device="cpu")).shape == (1,)
     except Exception:  # a shape that does not fit shows in many ways
         return False

@@ -79,7 +79,7 @@ class Chains:
                 raise InputError(
                     f"n_samples: got {n_samples!r}; there are {len(z)} draws: pass 1 to {len(z)}"
                 )
-            z = z[torch.linspace(0, len(z) - 1, n_samples, dtype=torch.float64).round().long()]
+            z = z[torch.linspace(0, len(z) - 1, n_samples, dtype=torch.float64, device="cpu").round().long()]
         if self.subspace is None:
             return Empirical(z)
         return Empirical(self.subspace.lift(z), layout=self.subspace.layout)

@@ -66,7 +66,7 @@ def effective_sample_size(z: Tensor) -> Tensor:
         pooled = pooled + x.mean(1).var(0)
     rho = 1 - (within - covariance.mean(0) * n / (n - 1)) / pooled
     rho[0] = 1
-    sizes = torch.full((k,), math.nan, dtype=torch.float64)
+    sizes = torch.full((k,), math.nan, dtype=torch.float64, device="cpu")
     for j in range(k):
         if not float(pooled[j]) > 0:
             continue

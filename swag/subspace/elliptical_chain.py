@@ -82,7 +82,9 @@ def elliptical_slice(
         # A copy, for functions that write into what they are given: the chain is not theirs.
         value = float(scalar(log_likelihood(point.clone()), point))
         if not value < math.inf:
-            check_values(torch.tensor([value]), point[None], step, lambda _: rows[:step].clone())
+            check_values(
+                torch.tensor([value], device="cpu"), point[None], step, lambda _: rows[:step].clone()
+            )
         return value
 
     with torch.no_grad():
@@ -91,8 +93,8 @@ def elliptical_slice(
             refuse_start(z, None)
         still = 0
         for step in range(n_samples):
-            nu = torch.randn(k, generator=own, dtype=dtype).to(device) * std
-            u, turn = torch.rand(2, generator=own, dtype=torch.float64).tolist()
+            nu = torch.randn(k, generator=own, dtype=dtype, device="cpu").to(device) * std
+            u, turn = torch.rand(2, generator=own, dtype=torch.float64, device="cpu").tolist()
             threshold = height + math.log(max(u, 1e-300))
             angle = 2 * math.pi * turn
             low, high = angle - 2 * math.pi, angle
@@ -102,7 +104,9 @@ def elliptical_slice(
                 if value > threshold:
                     break
                 low, high = (angle, high) if angle < 0 else (low, angle)
-                angle = low + (high - low) * float(torch.rand((), generator=own, dtype=torch.float64))
+                angle = low + (high - low) * float(
+                    torch.rand((), generator=own, dtype=torch.float64, device="cpu")
+                )
             else:
                 refuse_stuck("elliptical slice sampler", z, step, rows[:step].clone())
             still = still + 1 if bool((proposal == z).all()) else 0

@@ -53,7 +53,7 @@ class GaussianFit:
         """z (n_samples, k), or (n, n_samples, k)."""
         own = torch.Generator().manual_seed(take_seed(generator))
         shape = (*self.mean.shape[:-1], n_samples, self.mean.shape[-1])
-        normals = torch.randn(shape, generator=own, dtype=torch.float64).to(self.mean)
+        normals = torch.randn(shape, generator=own, dtype=torch.float64, device="cpu").to(self.mean)
         return self.mean.unsqueeze(-2) + normals @ self.factor.mT
 
     def posterior(self) -> LowRankGaussian:

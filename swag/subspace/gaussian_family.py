@@ -34,7 +34,9 @@ class GaussianFamily:
     def draw(self, n_draws: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """z (S, n, k) and log q(z) (S, n), whose gradient runs through z alone."""
         n, k = self.mean.shape
-        half = torch.randn(-(-n_draws // 2), n, k, generator=generator, dtype=torch.float64).to(self.mean)
+        half = torch.randn(-(-n_draws // 2), n, k, generator=generator, dtype=torch.float64, device="cpu").to(
+            self.mean
+        )
         noise = torch.cat([half, -half])[:n_draws]
         moved = self._mixed(noise, self.mixing)
         u = self.mean + self.log_scale.exp() * moved
@@ -55,5 +57,5 @@ class GaussianFamily:
 
     def factor(self) -> Tensor:
         """L (n, k, k)."""
-        unit = torch.eye(self.mean.shape[1]).to(self.mean) + self.mixing.tril(-1)
+        unit = torch.eye(self.mean.shape[1], device="cpu").to(self.mean) + self.mixing.tril(-1)
         return (self.std * self.log_scale.exp())[:, :, None] * unit

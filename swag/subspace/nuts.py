@@ -93,7 +93,7 @@ class NUTS:
         return Chains(
             z=z,
             log_likelihood=heights,
-            acceptance=torch.tensor([chain[1] for chain in chains], dtype=torch.float64),
+            acceptance=torch.tensor([chain[1] for chain in chains], dtype=torch.float64, device="cpu"),
             n_evaluations=sum(chain[2] for chain in chains),
             sampler="NUTS",
             subspace=space,
@@ -158,7 +158,7 @@ class NUTS:
             refuse_stuck("NUTS sampler", every[0], n_steps, chain())
         draws = mcmc.get_samples()["u"][self.thin - 1 :: self.thin].detach() * unit
         diagnostics = mcmc.diagnostics()
-        diverged = torch.zeros(n_kept, dtype=torch.bool)
+        diverged = torch.zeros(n_kept, dtype=torch.bool, device="cpu")
         diverged[diagnostics["divergences"].get("chain 0", [])] = True
         acceptance = float(diagnostics["acceptance rate"].get("chain 0", float("nan")))
         return draws, acceptance, n_calls, diverged[self.thin - 1 :: self.thin]

@@ -67,7 +67,9 @@ def evaluate_plane(
     n_points = whole("n_points", n_points, 2)
     space = subspace_of(log_likelihood, subspace)
     target = target_of(log_likelihood, prior_std, temperature, space, z)
-    centre = torch.zeros(target.k, dtype=target.dtype) if z is None else z.detach().to(target.dtype)
+    centre = (
+        torch.zeros(target.k, dtype=target.dtype, device="cpu") if z is None else z.detach().to(target.dtype)
+    )
     i, j = axes
     if i == j or not {i, j} <= set(range(target.k)):
         raise InputError(f"axes: got {axes}; pass two of 0 to {target.k - 1}")
@@ -78,8 +80,8 @@ def evaluate_plane(
         bottom, top = float(centre[j]) - span, float(centre[j]) + span
     if not (left < right and bottom < top):
         raise InputError(f"span: got {span!r}; pass a positive number, or left < right and bottom < top")
-    x = torch.linspace(left, right, n_points, dtype=target.dtype)
-    y = torch.linspace(bottom, top, n_points, dtype=target.dtype)
+    x = torch.linspace(left, right, n_points, dtype=target.dtype, device="cpu")
+    y = torch.linspace(bottom, top, n_points, dtype=target.dtype, device="cpu")
     points = centre.repeat(n_points * n_points, 1)
     points[:, i], points[:, j] = x.repeat(n_points), y.repeat_interleave(n_points)
     points = points.to(target.device)

@@ -43,7 +43,9 @@ class RealNVP:
         self._couplings: list[tuple[Tensor, ...]] = []
         for index in range(n_couplings if k > 1 else 0):
             mask = (torch.arange(k, device=start.device) % 2 == index % 2).to(start)
-            first = torch.randn(k, hidden, generator=generator, dtype=torch.float64) / math.sqrt(k)
+            first = torch.randn(
+                k, hidden, generator=generator, dtype=torch.float64, device="cpu"
+            ) / math.sqrt(k)
             parts = [first.to(start), start.new_zeros(hidden)]
             parts += [start.new_zeros(hidden, 2 * k), start.new_zeros(2 * k)]
             self._couplings.append((mask, *(part.requires_grad_() for part in parts)))
@@ -68,7 +70,9 @@ class RealNVP:
         return self._moved(torch.cat([half, -half])[:n])
 
     def _noise(self, n: int, generator: torch.Generator) -> Tensor:
-        return torch.randn(n, self._std.numel(), generator=generator, dtype=torch.float64).to(self._std)
+        return torch.randn(n, self._std.numel(), generator=generator, dtype=torch.float64, device="cpu").to(
+            self._std
+        )
 
     def _moved(self, x: Tensor) -> tuple[Tensor, Tensor]:
         k = self._std.numel()

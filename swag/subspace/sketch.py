@@ -135,8 +135,8 @@ class SketchedTrajectory:
         dtype = self.layout.statistics_dtype
         self.sketch = FrequentDirections(self.layout.size, rank, dtype=dtype, device=first.device)
         self.n_collected = 0
-        self._origin = torch.zeros(0)
-        self._shift = torch.zeros(0)
+        self._origin = torch.zeros(0, device="cpu")
+        self._shift = torch.zeros(0, device="cpu")
 
     def collect(self, model: nn.Module) -> None:
         """Takes a snapshot.

@@ -158,7 +158,7 @@ class LogLikelihood:
         """
         other = self._with_rows(n_rows, seed)
         generator = torch.Generator().manual_seed(checked_seed(seed))
-        chosen = torch.randperm(self.n_rows, generator=generator)[:n_rows].sort().values
+        chosen = torch.randperm(self.n_rows, generator=generator, device="cpu")[:n_rows].sort().values
         other._batches = [rows_of(other._batches[0], chosen)]
         other.n_rows = n_rows
         other.approximation = f"{n_rows} of {self.n_rows} rows, chosen once"
@@ -199,7 +199,7 @@ class LogLikelihood:
         return other
 
     def _minibatch(self) -> Any:
-        chosen = torch.randint(self.n_rows, (self._n_drawn,), generator=self._draws)
+        chosen = torch.randint(self.n_rows, (self._n_drawn,), generator=self._draws, device="cpu")
         return rows_of(self._batches[0], chosen)
 
     def _some(self, z: Tensor, batches: list[Any]) -> Tensor:

@@ -152,9 +152,11 @@ def from_swa_gaussian(
             "deviation_dtype": str(collector.deviation_dtype).removeprefix("torch."),
             "n_collected": n,
             "origin": mean.to(dtype),
-            "offset_mean": torch.zeros(layout.size, dtype=dtype),
+            "offset_mean": torch.zeros(layout.size, dtype=dtype, device="cpu"),
             "sq_dev": (n * variance).to(dtype),
-            "deviations": torch.empty(0, layout.size) if rows is None else rows[len(rows) - kept :],
+            "deviations": torch.empty(0, layout.size, device="cpu")
+            if rows is None
+            else rows[len(rows) - kept :],
         }
     )
     return collector
@@ -214,7 +216,7 @@ def _rows_of(found: Mapping[str, Tensor], layout: Layout) -> Tensor | None:
         return None
     parts = [_beside(found, f"{entry.name}_cov_mat_sqrt") for entry in layout.entries]
     k = parts[0].shape[0] if parts[0].ndim else 0
-    rows = torch.empty(k, layout.size, dtype=layout.statistics_dtype)
+    rows = torch.empty(k, layout.size, dtype=layout.statistics_dtype, device="cpu")
     for entry, part in zip(layout.entries, parts, strict=True):
         if tuple(part.shape) != (k, entry.stop - entry.start):
             raise InputError(
@@ -229,7 +231,7 @@ def _vector(
     layout: Layout, find: Callable[[str], Tensor | None], argument: str, dtype: torch.dtype
 ) -> Tensor:
     """θ (D,) of the tensors that `find` gives by the parameters' names."""
-    theta = torch.empty(layout.size, dtype=dtype)
+    theta = torch.empty(layout.size, dtype=dtype, device="cpu")
     for entry in layout.entries:
         value = find(entry.name)
         if value is None or tuple(value.shape) != entry.shape:

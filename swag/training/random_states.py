@@ -22,7 +22,7 @@ def random_states(device: torch.device) -> dict[str, Any]:
     return {
         "torch": torch.get_rng_state(),
         "device": _of_device(device),
-        "python": [version, torch.tensor(numbers, dtype=torch.int64), spare],
+        "python": [version, torch.tensor(numbers, dtype=torch.int64, device="cpu"), spare],
         "numpy": [name, torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(gauss)],
     }
 

@@ -163,8 +163,10 @@ def _train_(
     for step in range(1, steps + averaging_steps + 1):
         part = min(1.0, step / max(steps, 1))
         optimizer.param_groups[0]["lr"] = swa_lr + (lr - swa_lr) * 0.5 * (1 + math.cos(math.pi * part))
-        rows = torch.randperm(len(x), generator=generator)[:n_rows].to(x.device)
-        noise = noise_std * torch.randn(n_rows, 1, generator=generator, dtype=torch.float64).to(y)
+        rows = torch.randperm(len(x), generator=generator, device="cpu")[:n_rows].to(x.device)
+        noise = noise_std * torch.randn(n_rows, 1, generator=generator, dtype=torch.float64, device="cpu").to(
+            y
+        )
         optimizer.zero_grad()
         outputs = model(x[rows])
         if outputs.shape != noise.shape:  # they would be broadcast

@@ -220,7 +220,7 @@ class SWAGModel(Model):
     def _noise(self, values: Tensor) -> Tensor:
         """ε (S, q, 1): those of point j do not depend on how many points there are."""
         n_members, q = values.shape[-3:-1]
-        source, noise = NormalSource("cpu"), torch.empty(q, n_members)
+        source, noise = NormalSource("cpu"), torch.empty(q, n_members, device="cpu")
         for j in range(q):
             source.fill_(noise[j], key=key_for(self._seed, j))
         return noise.T.unsqueeze(-1).to(values)

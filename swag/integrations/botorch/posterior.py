@@ -59,7 +59,7 @@ class SWAGPosterior(EnsemblePosterior):
     def rsample(self, sample_shape: torch.Size | None = None) -> Tensor:
         """Members chosen at random (sample_shape, b, q, 1), by torch's global generator."""
         shape = sample_shape if sample_shape else torch.Size([1])
-        chosen = torch.randint(self.ensemble_size, tuple(shape))
+        chosen = torch.randint(self.ensemble_size, tuple(shape), device="cpu")
         return self.rsample_from_base_samples(shape, chosen)
 
     def rsample_from_base_samples(self, sample_shape: torch.Size, base_samples: Tensor) -> Tensor:

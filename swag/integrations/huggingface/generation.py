@@ -11,6 +11,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from swag.arguments import tensor_of
 from swag.batches import as_tensor
 from swag.errors import InputError
 from swag.integrations.huggingface.adapters import base_of
@@ -199,7 +200,7 @@ def _tensors(inputs: Any) -> dict[str, Tensor]:
     """Ids and mask (B, T) from a tokenizer's output, or from ids alone."""
     given = inputs if isinstance(inputs, Mapping) else {"input_ids": inputs}
     try:
-        found = {n: torch.as_tensor(given[n]) for n in ("input_ids", "attention_mask") if n in given}
+        found = {n: tensor_of(given[n]) for n in ("input_ids", "attention_mask") if n in given}
     except (ValueError, TypeError, RuntimeError) as error:
         raise InputError(
             f"inputs: got a {type(inputs).__name__} that is no tensor of token ids ({error}); pass "

@@ -425,7 +425,9 @@ class SWAGCallback(Callback):
             found["swag/lr"] = float(self._rate)
         for logger in trainer.loggers:
             logger.log_metrics(found, step=logged_as)
-        trainer.callback_metrics.update({key: torch.tensor(value) for key, value in found.items()})
+        trainer.callback_metrics.update(
+            {key: torch.tensor(value, device="cpu") for key, value in found.items()}
+        )
 
     def _whole(self) -> Collector:
         if not isinstance(self.collector, Collector):

@@ -91,7 +91,7 @@ class Run:
     def _steps(self, rows: Rows, objective: Objective) -> float:
         """One pass over the shuffled rows; the mean loss."""
         network, optimizer = self.network.train(), self.optimizer
-        order = torch.randperm(len(rows), generator=self.generator).to(rows.x.device)
+        order = torch.randperm(len(rows), generator=self.generator, device="cpu").to(rows.x.device)
         total = torch.zeros((), dtype=rows.x.dtype, device=rows.x.device)
         for chosen in parts(order, self.settings.batch_size):
             x, y = rows.x.index_select(0, chosen), rows.y.index_select(0, chosen)
@@ -143,7 +143,7 @@ class Run:
         return self.collector.swag(scale) if self.collector.rank else self.collector.swag_diag(scale)
 
     def _drawn_seed(self) -> int:
-        return int(torch.randint(_SEEDS, (), generator=self.generator))
+        return int(torch.randint(_SEEDS, (), generator=self.generator, device="cpu"))
 
     def state_dict(self) -> dict[str, Any]:
         """Numbers, lists and NumPy arrays."""

@@ -8,6 +8,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from swag.arguments import tensor_of
 from swag.batches import check_loader, is_iterator, length
 from swag.errors import InputError
 from swag.training.random_states import loader_states, put_loader_states_
@@ -75,7 +76,7 @@ class TwoStreams:
                         f"labelled: gave a {type(batch).__name__}; pass batches (inputs, labels)"
                     )
                 empty = False
-                yield batch[0], torch.as_tensor(batch[1])
+                yield batch[0], tensor_of(batch[1])
             if empty:
                 raise InputError("labelled: gave no batch; pass a loader with at least one")
 
