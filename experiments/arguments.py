@@ -9,19 +9,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-def parser(description: str | None, quick: str) -> argparse.ArgumentParser:
+def parser(description: str | None, quick: str, *, cpu_only: bool = False) -> argparse.ArgumentParser:
     """The arguments that all have: --data-dir, --out, --device, --quick and --table.
 
     Args:
         description: the script's own text.
         quick: what --quick runs on.
+        cpu_only: whether --device takes nothing but cpu.
     """
     made = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument("--data-dir", type=Path, help="default: $SWAG_DATA, else ./data")
     made.add_argument("--out", type=Path, help="folder of the results (default: beside this script)")
-    made.add_argument("--device", default="cpu")
+    made.add_argument("--device", default="cpu", choices=["cpu"] if cpu_only else None)
     made.add_argument("--quick", action="store_true", help=quick)
     made.add_argument("--table", action="store_true", help="print the tables of --out and stop")
     return made

@@ -1,6 +1,6 @@
 """The data sets of the experiments, read from files on disk into tensors; nothing is downloaded.
 
-The folder is `--data-dir`, else the environment variable SWAG_DATA, else `data/` in the checkout.
+The folder is `--data-dir`, else the environment variable SWAG_DATA, else `./data`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
@@ -35,14 +33,13 @@ def folder(data_dir: Path | str | None = None) -> Path:
     """Where the data lies.
 
     Raises:
-        SystemExit: there is no such folder; the message says how to name it.
+        SystemExit: there is no such folder; the message says which, and how to name another.
     """
-    named = data_dir or os.environ.get("SWAG_DATA")
-    path = Path(named) if named else ROOT / "data"
+    path = Path(data_dir or os.environ.get("SWAG_DATA") or "data")
     if not path.is_dir():
         raise SystemExit(
-            f"no data folder at {path}; set SWAG_DATA=FOLDER or pass --data-dir FOLDER (or try --quick, "
-            "which needs none)"
+            f"no data folder at {path.absolute()}; set SWAG_DATA=FOLDER or pass --data-dir FOLDER "
+            "(or try --quick, which needs none)"
         )
     return path
 
@@ -55,7 +52,9 @@ def at(root: Path, *parts: str) -> Path:
     """
     path = root.joinpath(*parts)
     if not path.exists():
-        raise SystemExit(f"{path} is missing; pass a --data-dir (or set SWAG_DATA) whose {parts[0]}/ has it")
+        raise SystemExit(
+            f"{path.absolute()} is missing; pass a --data-dir (or set SWAG_DATA) whose {parts[0]}/ has it"
+        )
     return path
 
 

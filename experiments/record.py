@@ -65,11 +65,11 @@ def read(path: Path, kind: str) -> dict[str, Any]:
     """What `write` wrote.
 
     Raises:
-        SystemExit: not JSON, of another kind, or of another version (the message says which).
+        SystemExit: not JSON in UTF-8, of another kind, or of another version (the message says which).
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise SystemExit(f"{path} is not JSON ({error}); delete it and run again") from error
     if not isinstance(content, dict) or content.get("kind") != kind:
         found = content.get("kind") if isinstance(content, dict) else type(content).__name__

@@ -80,8 +80,9 @@ def main(folder: Path) -> None:
                 said.append(str(error))
         torch.manual_seed(100 + rank)
         before = torch.get_rng_state()
-        # Rank 0's weights are everyone's.
-        result = run(ranks, network(seed=rank, dropout=0.3))
+        # Rank 0's weights are everyone's; what was begun in the folder goes on.
+        folder_there = folder / "checkpoints"
+        result = run(ranks, network(seed=rank, dropout=0.3), checkpoint_folder=folder_there)
         said.append(str(torch.equal(torch.get_rng_state(), before)))
         state = {name: value.contiguous() for name, value in result.model.state_dict().items()}
         save_file({**state, "workers": result.workers.samples}, folder / f"{rank}.safetensors")

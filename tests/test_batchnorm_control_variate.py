@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
-import json
-import subprocess
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -731,28 +727,3 @@ def test_the_users_model_is_never_touched(error: type[BaseException], where: str
         with pytest.raises(error, match="failed"):
             run()
     assert state(model) == before
-
-
-# --- the experiment that decides on the default ----------------------------------------------------------
-
-needs_experiment = pytest.mark.skipif(not EXPERIMENT.is_dir(), reason="experiments/batchnorm is not here")
-
-
-@needs_experiment
-def test_the_experiments_readme_shows_its_results() -> None:
-    specification = importlib.util.spec_from_file_location("table", EXPERIMENT / "table.py")
-    assert specification is not None and specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    results = [json.loads(path.read_text()) for path in sorted((EXPERIMENT / "results").glob("*-*.json"))]
-    assert results and len({(result["net"], result["seed"]) for result in results}) == len(results)
-    assert module.table(results) in (EXPERIMENT / "README.md").read_text()
-
-
-@needs_experiment
-@pytest.mark.slow
-def test_the_experiment_runs_and_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
-    command = [sys.executable, str(EXPERIMENT / "run.py"), "--quick", "--nets", "mlp", "--out", str(tmp_path)]
-    first, second = (subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(2))
-    assert "already there" not in first.stderr and "mlp-0.json: already there" in second.stderr
-    assert first.stdout == second.stdout and "| MLP | 0.5 |" in first.stdout

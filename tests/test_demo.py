@@ -411,17 +411,3 @@ def test_settings_know_where_the_data_is(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("SWAG_DATA", "/elsewhere")
     assert Settings().folder == Path("/elsewhere")
     assert Settings(data_dir=Path("here")).folder == Path("here")
-
-
-# --- what is written about it ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["digits", "fashion_mnist"])
-def test_the_experiment_readme_shows_what_the_results_hold(name: str) -> None:
-    from experiments.demo import table
-
-    folder = ROOT / "experiments" / "demo"
-    results = json.loads((folder / "results" / f"{name}.json").read_text(encoding="utf-8"))
-    assert table.tables(results) in (folder / "README.md").read_text(encoding="utf-8")
-    assert len(results["runs"]) >= 3
-    assert list(results["runs"][0]["figures"]) == METHODS

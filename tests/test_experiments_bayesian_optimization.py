@@ -14,7 +14,7 @@ import torch
 pytest.importorskip("botorch")
 
 from experiments import record
-from experiments.bayesian_optimization import methods
+from experiments.bayesian_optimization import methods, run
 from experiments.bayesian_optimization.problems import PROBLEMS, quick
 from experiments.bayesian_optimization.table import tables
 
@@ -72,6 +72,30 @@ def test_the_table_is_made_of_the_files(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "| GP | 2 | 3.000 ± 0.000 | 2.500 ± 0.707 | 2.500 | 2.000 to 3.000 | 0.10 + 0.20 |" in done.stdout
     assert "| SWAG − GP | +1.000 ± 0.000 | 0 of 2 |" in done.stdout
+
+
+def test_a_quick_run_searches_every_problem_and_is_not_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["run.py", "--quick", "--out", str(tmp_path)])
+    with torch.random.fork_rng(devices=[]):
+        assert run.main() == 0
+        printed = capsys.readouterr().out
+        paths = [tmp_path / f"{name}_0.json" for name in sorted(PROBLEMS)]
+        assert sorted(tmp_path.iterdir()) == paths
+        before = [path.stat().st_mtime_ns for path in paths]
+        assert run.main() == 0
+    assert [path.stat().st_mtime_ns for path in paths] == before
+    for path in paths:
+        found = record.read(path, run.KIND)
+        name, rows = found["problem"], found["rows"]
+        assert [row["method"] for row in rows] == list(methods.METHODS)
+        assert len({row["regret"][0] for row in rows}) == 1 and len(rows[0]["regret"]) == 3
+        assert all(sorted(row["regret"], reverse=True) == row["regret"] for row in rows)
+        assert all(f"{name}, seed 0, {method}: regret" in printed for method in methods.METHODS)
+    # The second time the tables alone are printed, and the same.
+    tables_ = capsys.readouterr().out
+    assert printed.endswith(tables_) and tables_.count("| MultiSWAG | 1 |") == len(PROBLEMS)
 
 
 @pytest.mark.skipif(len(list(RESULTS.glob("*.json"))) < 15, reason="the experiment has not been run whole")

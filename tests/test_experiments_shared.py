@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
-from experiments import data, record
+from experiments import arguments, data, record
 
 FOLDER = os.environ.get("SWAG_DATA")
 needs_data = pytest.mark.skipif(FOLDER is None, reason="SWAG_DATA names no data folder")
@@ -39,10 +40,37 @@ class TestRecord:
         path.write_text(path.read_text()[:-20])
         with pytest.raises(SystemExit, match="is not JSON"):
             record.read(path, "kind")
+        path.write_bytes('{"kind": "\xe9"}'.encode("latin-1"))
+        with pytest.raises(
+            SystemExit, match=r"one.json is not JSON \('utf-8' codec.*; delete it and run again"
+        ):
+            record.read(path, "kind")
 
     def test_tables_and_spread(self) -> None:
         assert record.mean_and_spread([1.0, 3.0]) == (2.0, pytest.approx(2**0.5))
         assert record.markdown(["a", "b"], [[1, "x"]]) == "| a | b |\n|---|---|\n| 1 | x |"
+
+
+class TestArguments:
+    def test_a_script_for_the_cpu_alone_refuses_other_devices(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert arguments.parser("", quick="").parse_args(["--device", "cuda:1"]).device == "cuda:1"
+        parser = arguments.parser("", quick="", cpu_only=True)
+        assert parser.parse_args([]).device == "cpu"
+        with pytest.raises(SystemExit):
+            parser.parse_args(["--device", "cuda"])
+        assert "invalid choice: 'cuda'" in capsys.readouterr().err
+
+    def test_a_quick_run_leaves_nothing_beside_the_script(self, tmp_path: Path) -> None:
+        parser = arguments.parser("", quick="")
+        with arguments.results_folder(parser.parse_args(["--quick"]), tmp_path) as out:
+            assert out.is_dir() and tmp_path not in out.parents
+        assert not out.exists()
+        with arguments.results_folder(parser.parse_args([]), tmp_path) as out:
+            assert out == tmp_path / "results"
+        with arguments.results_folder(parser.parse_args(["--quick", "--out", "x"]), tmp_path) as out:
+            assert out == Path("x")
 
 
 class TestData:
@@ -55,6 +83,25 @@ class TestData:
         assert data.folder(tmp_path) == tmp_path
         with pytest.raises(SystemExit, match=r"labels.npz|train_images"):
             data.fashion_mnist(tmp_path)
+
+    def test_the_folder_is_data_in_the_current_one_if_none_is_named(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("SWAG_DATA", raising=False)
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(SystemExit, match=f"no data folder at {re.escape(str(tmp_path / 'data'))};"):
+            data.folder()
+        with pytest.raises(SystemExit, match=f"no data folder at {re.escape(str(tmp_path / 'mine'))};"):
+            data.folder("mine")
+        (tmp_path / "data").mkdir()
+        assert data.folder() == Path("data")
+        with pytest.raises(SystemExit, match=f"^{re.escape(str(tmp_path / 'data' / 'mnist'))}.* is missing"):
+            data.mnist(data.folder())
+        monkeypatch.setenv("SWAG_DATA", "")
+        assert data.folder() == Path("data")
+        (tmp_path / "named").mkdir()
+        monkeypatch.setenv("SWAG_DATA", "named")
+        assert data.folder() == Path("named") and data.folder("data") == Path("data")
 
     @needs_data
     def test_images(self) -> None:

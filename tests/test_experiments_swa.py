@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 from experiments import record
-from experiments.swa import choices
+from experiments.swa import choices, run
 from experiments.swa.loaders import Rows, Shuffled, Split, split
 from experiments.swa.methods import Methods, as_it_is
 from experiments.swa.networks import NETWORKS, seeded
@@ -78,30 +79,38 @@ def tiny() -> tuple[Recipe, Split]:
     return recipe, Split(*parts, n_classes=10)
 
 
-def test_a_study_scores_every_method_and_is_not_run_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_quick_run_scores_every_method_and_is_not_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    study = Study("fashion", *tiny(), tmp_path, "cpu")
-    study.run("sgd", 0)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
+    monkeypatch.setattr(sys, "argv", ["run.py", "--quick", "--out", str(tmp_path)])
+    with torch.random.fork_rng(devices=[]):
+        assert run.main() == 0
+    paths = sorted(tmp_path.iterdir())
+    assert [path.name for path in paths] == [
+        "fashion-adam-0.json",
+        "fashion-adam-averaging.json",
+        "fashion-adam-choice.json",
         "fashion-sgd-0.json",
         "fashion-sgd-averaging.json",
         "fashion-sgd-choice.json",
+        "preresnet164-sgd-0.json",
+        "vgg16-sgd-0.json",
+        "wrn28-10-sgd-0.json",
     ]
     result = record.read(tmp_path / "fashion-sgd-0.json", KIND)
     assert [(row["method"], row["epochs"]) for row in result["rows"]] == [
-        ("SGD, running statistics", 2),
-        ("SGD", 2),
+        ("SGD, running statistics", 3),
+        ("SGD", 3),
         ("SGD, as long as SWA, running statistics", 4),
         ("SGD, as long as SWA", 4),
         ("SGD + SWA", 4),
-        ("SGD + SWAG-diag", 4),
-        ("SGD + SWAG", 4),
         ("SGD, SWA's schedule, last step", 4),
         ("FGE", 4),
     ]
-    assert all(0 <= row["error"] <= 1 and row["nll"] > 0 for row in result["rows"])
-    assert len({row["nll"] for row in result["rows"]}) == 9
+    assert len({row["nll"] for row in result["rows"]}) == 7
+    adam, vgg = (methods_of(tmp_path / f"{name}-0.json") for name in ("fashion-adam", "vgg16-sgd"))
+    assert {"AdamW", "AdamW + SWA"} <= adam and "FGE" not in adam
+    assert {"SGD + SWA", "SGD + SWAG-diag", "SGD + SWAG"} <= vgg
     best = lowest(tmp_path / "fashion-sgd-choice.json", "sgd")
     swa, fge = (lowest(tmp_path / "fashion-sgd-averaging.json", method)["part"] for method in ("swa", "fge"))
     rate = best["rate"]
@@ -111,13 +120,21 @@ def test_a_study_scores_every_method_and_is_not_run_twice(
         "swa_lr": swa * rate,
         "fge_lr": fge * rate,
     }
-    text = tables([record.read(path, KIND) | {"name": path.stem} for path in sorted(tmp_path.glob("*.json"))])
-    assert text.count("**") == 2 * 3 and "| SGD + SWA | 4 | 0.25 of the rate | the same |" in text
-    monkeypatch.setattr(study, "baseline", None)
-    study.run("sgd", 0)
-    other = Study("fashion", replace(tiny()[0], batch=40), tiny()[1], tmp_path, "cpu")
+    printed = capsys.readouterr().out
+    assert printed.count("### ") == 4 and "| SGD + SWA | 4 | 0.25 of the rate | the same |" in printed
+    before = [path.stat().st_mtime_ns for path in paths]
+    assert run.main() == 0
+    assert capsys.readouterr().out == printed
+    assert [path.stat().st_mtime_ns for path in paths] == before
+    other = Study("fashion", replace(quick("fashion"), batch=40), tiny()[1], tmp_path, "cpu")
     with pytest.raises(SystemExit, match="other settings"):
         other.run("sgd", 0)
+
+
+def methods_of(path: Path) -> set[str]:
+    rows = record.read(path, KIND)["rows"]
+    assert all(0 <= row["error"] <= 1 and row["nll"] > 0 for row in rows)
+    return {row["method"] for row in rows}
 
 
 def lowest(path: Path, method: str) -> dict[str, Any]:
@@ -186,3 +203,13 @@ def test_the_recipes_agree_with_what_the_readme_says() -> None:
         share = 1 - recipe.start / recipe.averaging_epochs
         assert recipe.averaging_epochs / recipe.epochs == (1 if name == "fashion" else 1.5)
         assert math.isclose(share, 0.25 if name == "fashion" else 0.45, abs_tol=0.03)
+
+
+def test_the_readme_has_the_tables_of_its_results(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["run.py", "--table"])
+    assert run.main() == 0
+    printed = capsys.readouterr().out.strip()
+    readme = (Path(run.__file__).parent / "README.md").read_text(encoding="utf-8")
+    assert len(printed) > 1000 and printed in readme

@@ -308,9 +308,7 @@ class TestConstruction:
         for model in walk(plain(), 3):
             collector.collect(model)
         for posterior in (collector.swag(), collector.swa()):
-            with pytest.raises(
-                InputError, match=r"number 0 is divided over ranks; .* swag\.save"
-            ):
+            with pytest.raises(InputError, match=r"number 0 is divided over ranks; .* swag\.save"):
                 Mixture([posterior])
 
     def test_no_snapshot_yet(self) -> None:

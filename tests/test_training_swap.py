@@ -23,6 +23,7 @@ from swag import InputError
 from swag.distributed.launch import torchrun
 from swag.distributed.workers import joined
 from swag.training import DivergedError, Epoch, EveryStep
+from swag.training.checkpoint_files import CheckpointFile
 from swag.training.swap_phases import LargeBatch, SmallBatch, top_1
 from swag.training.swap_recipe import swap
 from swag.training.swap_result import SwapResult, mean_of
@@ -196,13 +197,99 @@ def test_workers_have_random_numbers_of_their_own_in_phase_1() -> None:
     assert len(set(drawn)) == len(drawn) >= 2 * 3 + 2
 
 
+class Crash(Exception):
+    """What a machine does not say."""
+
+
+def crash_after(n: int) -> Any:
+    """A callback under which the n-th epoch of all is the last."""
+    told: list[Epoch] = []
+
+    def callback(epoch: Epoch) -> None:
+        told.append(epoch)
+        if len(told) == n:
+            raise Crash
+
+    return callback
+
+
+def test_a_run_that_was_stopped_ends_with_the_same_bits(tmp_path: Path) -> None:
+    """Stopped in every epoch there is: of phase 1, and of each worker's phase 2."""
+    whole = run(2)
+    n_large = sum(row["phase"] == "large" for row in whole.history)
+    assert n_large >= 3
+    for n in range(1, n_large + 2 * 3 + 1):
+        folder = tmp_path / str(n)
+        with pytest.raises(Crash):
+            run(2, callbacks=[crash_after(n)], checkpoint_folder=folder)
+        told: list[Epoch] = []
+        # Weights come from the files, as soon as there are any.
+        model = network(seed=5 if n > 1 else 0, dropout=0.3)
+        resumed = run(2, model, callbacks=[told.append], checkpoint_folder=folder)
+        assert torch.equal(resumed.workers.samples, whole.workers.samples)
+        same(resumed.model.state_dict(), whole.model.state_dict())
+        assert resumed.history == whole.history
+        assert len(told) == n_large + 6 - (n - 1)
+    again = run(2, network(seed=6, dropout=0.3), callbacks=[crash_after(1)], checkpoint_folder=folder)
+    assert torch.equal(again.workers.samples, whole.workers.samples)  # read, not trained
+    names = sorted(path.name for path in folder.iterdir())
+    large = [f"worker-{w}-large-{n_large}.pt" for w in (0, 1)]
+    assert names == sorted([*large, "worker-0-small.pt", "worker-1-small.pt"])
+
+
+def test_goes_on_from_the_last_epoch_that_all_workers_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, write = run(2), CheckpointFile.write
+
+    def full(self: CheckpointFile, state: Any) -> None:
+        if self.path.name == "worker-1-large-3.pt":
+            raise swag.FileError(f"{self.path}: no space left")
+        write(self, state)
+
+    monkeypatch.setattr(CheckpointFile, "write", full)
+    with pytest.raises(swag.FileError, match="no space left"):
+        run(2, checkpoint_folder=tmp_path)
+    monkeypatch.undo()
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {f"worker-{w}-large-{e}.pt" for w, e in ((0, 2), (0, 3), (1, 2))}
+    resumed = run(2, checkpoint_folder=tmp_path)
+    assert torch.equal(resumed.workers.samples, whole.workers.samples)
+
+
+def test_files_of_another_run_are_refused(tmp_path: Path) -> None:
+    run(2, checkpoint_folder=tmp_path)
+    model = network(seed=5, dropout=0.3)
+    before = copy.deepcopy(model.state_dict())
+    for changes, said in (
+        ({"seed": 8}, r"belongs to a run with seed=7, this one has seed=8"),
+        ({"clip_norm": 1.0}, r"clip_norm=2.0, this one has clip_norm=1.0"),
+        ({"large": LargeBatch(30, 6, 0.7)}, r"large batch=32, this one has large batch=30"),
+    ):
+        with pytest.raises(InputError, match=said):
+            run(2, model, checkpoint_folder=tmp_path, **changes)
+        same(model.state_dict(), before)
+    with pytest.raises(InputError, match=r"epochs=3, this one has epochs=4"):
+        run(2, checkpoint_folder=tmp_path, small=SmallBatch(8, epochs=4))
+    file = next(tmp_path.glob("worker-0-large-*.pt"))
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(swag.FileError, match="worker-0-large"):
+        run(2, checkpoint_folder=tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(swag.FileError, match="cannot be made"):
+        run(2, checkpoint_folder=tmp_path / "file")
+
+
 def test_simulated_workers_are_real_ones(tmp_path: Path) -> None:
     """Three, so that the order of a sum can be seen; two ranks share a sum's bits in any order."""
+    # The ranks go on where simulated workers were stopped.
+    with pytest.raises(Crash):
+        run(3, callbacks=[crash_after(2)], checkpoint_folder=tmp_path / "checkpoints")
     words = ["-m", "tests.swap_on_ranks", str(tmp_path)]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     assert torchrun(words, workers=3, max_restarts=0, timeout=240, env=env) == 0
     simulated = run(3)
-    assert any(row["phase"] == "large" and row["epoch"] > 1 for row in simulated.history)
+    assert any(row["phase"] == "large" and row["epoch"] > 2 for row in simulated.history)
     for rank in range(3):
         tensors = load_file(tmp_path / f"{rank}.safetensors")
         rest = json.loads((tmp_path / f"{rank}.json").read_text())

@@ -1,8 +1,8 @@
 """How far the control variate's batch-norm statistics are from exact ones, in the averaged probabilities.
 
-    python experiments/batchnorm/run.py                  all networks and seeds, on Fashion-MNIST
+    python experiments/batchnorm/run.py --data-dir DIR   all networks and seeds, on Fashion-MNIST
     python experiments/batchnorm/run.py --quick          a few seconds, on scikit-learn's digits
-    python experiments/batchnorm/run.py --table          the results as Markdown, without running anything
+    python experiments/batchnorm/run.py --table          the tables from the results, nothing is run
 
 A network of one seed is one file in --out; a run that was stopped goes on with those that are missing.
 """
@@ -10,32 +10,30 @@ A network of one seed is one file in --out; a run that was stopped goes on with 
 from __future__ import annotations
 
 import argparse
-import io
-import json
-import lzma
-import os
-import platform
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 import numpy as np
 import sklearn.datasets
 import torch
-from networks import NETWORKS
-from policies import PlainSubset, ReferenceSubset
-from table import table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import swag
-from swag.atomic import write_text
+from experiments import arguments, record
+from experiments import data as stored
+from experiments.batchnorm.networks import NETWORKS
+from experiments.batchnorm.policies import PlainSubset, ReferenceSubset
+from experiments.batchnorm.table import table
 
 HERE = Path(__file__).resolve().parent
+KIND = "batchnorm"
 
 
 @dataclass(frozen=True)
@@ -83,40 +81,48 @@ class Data:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--data-dir", type=Path, default=Path(os.environ.get("SWAG_DATA", "data")))
-    parser.add_argument("--out", type=Path, help="folder of the results (default: beside this script)")
+    parser = arguments.parser(__doc__, quick="a small run on digits, one seed", cpu_only=True)
     parser.add_argument("--nets", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
-    parser.add_argument("--quick", action="store_true", help="a small run on digits, into a temporary folder")
-    parser.add_argument("--table", action="store_true", help="print the tables of --out and stop")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as temporary:
-        out = args.out or (Path(temporary) if args.quick else HERE / "results")
+    with arguments.results_folder(args, HERE) as out:
         if not args.table:
-            settings = QUICK if args.quick else Settings()
-            try:
-                data = digits(settings) if args.quick else fashion_mnist(args.data_dir, settings)
-            except FileNotFoundError as error:
-                print(f"{error.filename} is missing; pass --data-dir DIR or set SWAG_DATA", file=sys.stderr)
-                return 2
-            out.mkdir(parents=True, exist_ok=True)
-            for net in args.nets:
-                for seed in args.seeds[: 1 if args.quick else None]:
-                    run(net, seed, settings, data, out / f"{net}-{seed}.json")
-        results = [json.loads(path.read_text()) for path in sorted(out.glob("*-*.json"))]
-        print(table(results))
+            run_missing(out, args)
+        print(table(finished(out)))
     return 0
 
 
-def run(net: str, seed: int, settings: Settings, data: Data, path: Path) -> None:
-    """Trains one network and compares all policies; nothing to do where `path` has it already."""
-    # Through JSON, where tuples become lists.
-    wanted = json.loads(json.dumps(asdict(settings)))
-    if path.exists() and json.loads(path.read_text())["settings"] == wanted:
-        print(f"{path.name}: already there", file=sys.stderr)
-        return
+def run_missing(out: Path, args: argparse.Namespace) -> None:
+    """The networks and seeds whose files are not there."""
+    settings = QUICK if args.quick else Settings()
+    read: Data | None = None
+    for net in args.nets:
+        for seed in args.seeds[: 1 if args.quick else None]:
+            path = out / f"{net}-{seed}.json"
+            if record.done(path, KIND, asdict(settings)):
+                print(f"{path.name}: already there", file=sys.stderr)
+                continue
+            read = read or (digits(settings) if args.quick else fashion_mnist(args.data_dir, settings))
+            record.write(path, KIND, run(net, seed, settings, read))
+
+
+def finished(out: Path) -> list[dict[str, Any]]:
+    """The results in a folder.
+
+    Raises:
+        SystemExit: there are none, or not all are of the same settings.
+    """
+    results = [record.read(path, KIND) for path in sorted(out.glob("*-*.json"))]
+    if not results:
+        raise SystemExit(f"no results in {out}; run experiments/batchnorm/run.py first")
+    if any(result["settings"] != results[0]["settings"] for result in results):
+        raise SystemExit(f"{out} has results of several settings; keep those of one, or pass another --out")
+    return results
+
+
+def run(net: str, seed: int, settings: Settings, data: Data) -> dict[str, Any]:
+    """Trains one network and compares all policies."""
     started = time.process_time()
     torch.manual_seed(seed)
     model = NETWORKS[net]()
@@ -128,21 +134,14 @@ def run(net: str, seed: int, settings: Settings, data: Data, path: Path) -> None
         print(
             f"{net} {seed} scale {scale}: {time.process_time() - started:.0f} s", file=sys.stderr, flush=True
         )
-    result = {
+    return {
         "net": net,
         "seed": seed,
-        "settings": wanted,
+        "settings": asdict(settings),
         "parameters": collector.layout.size,
         "scales": scales,
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "swag": swag.__version__,
-        },
-        "hardware": {"cpu": cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
         "cpu_seconds": {"training": round(trained), "all": round(time.process_time() - started)},
     }
-    write_text(path, json.dumps(result, indent=1) + "\n")
 
 
 def train(model: nn.Module, data: Data, settings: Settings, seed: int) -> swag.Collector:
@@ -239,22 +238,15 @@ def score(predictive: swag.CategoricalPredictive, labels: Tensor) -> dict[str, f
     return {"accuracy": round(right, 4), "nll": round(F.nll_loss(predictive.log_probs, labels).item(), 5)}
 
 
-def fashion_mnist(folder: Path, settings: Settings) -> Data:
+def fashion_mnist(data_dir: Path | None, settings: Settings) -> Data:
     """The first rows of the training set and of the test set, which are shuffled already."""
-    folder = folder / "fashion_mnist"
-
-    def images(name: str, n: int) -> Tensor:
-        with lzma.open(folder / name) as file:
-            pixels = np.load(io.BytesIO(file.read()), allow_pickle=False)[:n]
-        return torch.from_numpy(pixels)[:, None].float() / 255
-
-    with np.load(folder / "labels.npz", allow_pickle=False) as labels:
-        train, test = (torch.from_numpy(labels[name]).long() for name in ("train", "test"))
+    images = stored.fashion_mnist(stored.folder(data_dir))
+    train, test = settings.train_rows, settings.test_rows
     return Data(
-        images("train_images_00000-09999.npy.xz", settings.train_rows),
-        train[: settings.train_rows],
-        images("test_images.npy.xz", settings.test_rows),
-        test[: settings.test_rows],
+        images.train[:train].float() / 255,
+        images.train_labels[:train],
+        images.test[:test].float() / 255,
+        images.test_labels[:test],
     )
 
 
@@ -267,14 +259,6 @@ def digits(settings: Settings) -> Data:
     train, test = slice(settings.train_rows), slice(-settings.test_rows, None)
     targets = torch.from_numpy(labels[order]).long()
     return Data(images[train], targets[train], images[test], targets[test])
-
-
-def cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

@@ -134,7 +134,8 @@ def enough(entries: list[dict[str, Any]], policy: str) -> str:
 
 
 def provenance(results: list[dict[str, Any]]) -> str:
-    settings, versions, hardware = (results[0][key] for key in ("settings", "versions", "hardware"))
+    settings, environment = results[0]["settings"], results[0]["environment"]
+    versions = environment["versions"]
     seconds = sum(result["cpu_seconds"]["all"] for result in results)
     seeds = {net: [str(r["seed"]) for r in results if r["net"] == net] for net in NETS}
     run = "; ".join(f"{NETS[net]} seeds {', '.join(found) or 'none yet'}" for net, found in seeds.items())
@@ -142,7 +143,7 @@ def provenance(results: list[dict[str, Any]]) -> str:
         f"{settings['data']}; {run}; S = {settings['n_samples']}; exact: "
         f"{settings['full_rows']:,} training rows a sample; {settings['test_rows']:,} test rows. "
         f"Python {versions['python']}, torch {versions['torch']}, swag {versions['swag']}; "
-        f"{hardware['cpu']}, {hardware['threads']} of {hardware['cores']} cores; "
+        f"{environment['cpu']}, {environment['threads']} of {environment['cores']} cores; "
         f"{seconds:,} CPU seconds in all."
     )
 

@@ -1,55 +1,128 @@
 """What `swag demo` finds over several seeds: every member's figures, the time taken, and what ran it.
 
-    python experiments/demo/run.py --out experiments/demo/results/digits.json
-    python experiments/demo/run.py --data fashion-mnist --data-dir DIR --seeds 0-2 --out …/fashion_mnist.json
+    python experiments/demo/run.py                                      digits, five seeds (3 CPU minutes)
+    python experiments/demo/run.py --data fashion-mnist --data-dir DIR  three seeds (9 CPU minutes)
+    python experiments/demo/run.py --quick                              digits, two seeds, a few seconds
+    python experiments/demo/run.py --table                              the tables, from the results
 
 A seed changes everything that is random: the split, the noise, the patches, the initial weights, the order of
-batches, the samples. `table.py` turns the results into the tables of the README.
+batches, the samples. The seeds of a data set are one file in --out, written after each of them; a run that
+was stopped goes on with the seeds that are missing.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import os
-import platform
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import numpy
-import scipy
-import sklearn
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 import torch
 
 import swag
-from swag.atomic import write_text
+from experiments import arguments, record
+from experiments import data as stored
+from experiments.demo.table import TITLES, sections
+from swag.demo import fashion
 from swag.demo.settings import DATA, Settings
 from swag.demo.study import WEIGHT_DECAYS, conduct
 
+HERE = Path(__file__).resolve().parent
+KIND = "demo"
+SEEDS = {"digits": [0, 1, 2, 3, 4], "fashion-mnist": [0, 1, 2]}
+QUICK = Settings(members=2, samples=2, epochs=3)
+
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments.parser(__doc__, quick="two seeds of digits, of no meaning", cpu_only=True)
     parser.add_argument("--data", choices=DATA, default="digits")
-    parser.add_argument("--data-dir", type=Path, help="for fashion-mnist (default: $SWAG_DATA, else ./data)")
     parser.add_argument("--subset", type=int, help="training rows of Fashion-MNIST")
-    parser.add_argument("--seeds", type=seeds, default=seeds("0-4"), help="as in 0-4 (the default) or 7")
+    parser.add_argument("--seeds", nargs="+", type=int, help="default: 0 to 4; Fashion-MNIST: 0 to 2")
     parser.add_argument("--epochs", type=int, default=Settings().epochs)
-    parser.add_argument("--out", type=Path, required=True, help="the JSON file")
-    arguments = parser.parse_args()
-    settings = Settings(
-        data=arguments.data, data_dir=arguments.data_dir, subset=arguments.subset, epochs=arguments.epochs
-    )
-    runs = []
-    for seed in arguments.seeds:
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    with arguments.results_folder(args, HERE) as out:
+        if not args.table:
+            try:
+                run_missing(out, args)
+            except swag.SwagError as error:
+                raise SystemExit(str(error)) from error
+        print(sections(finished(out)))
+    return 0
+
+
+def run_missing(out: Path, args: argparse.Namespace) -> None:
+    """The seeds that the file does not have."""
+    settings = QUICK if args.quick else chosen(args)
+    path = out / f"{settings.data.replace('-', '_')}.json"
+    wanted = depends_on(settings)
+    runs: list[dict[str, Any]] = []
+    seeds = args.seeds or SEEDS[settings.data]
+    seeds = seeds[:2] if args.quick else seeds
+    if record.done(path, KIND, wanted):
+        found = record.read(path, KIND)
+        runs = found["runs"]
+        seeds = [seed for seed in seeds if seed not in {run["seed"] for run in runs}]
+        if seeds:
+            refuse_other_versions(path, found["environment"])
+    for seed in dict.fromkeys(seeds):
         runs.append(one_run(dataclasses.replace(settings, seed=seed)))
         print(f"seed {seed}: {runs[-1]['wall_s']} s, {runs[-1]['cpu_s']} CPU s", file=sys.stderr, flush=True)
-        write_text(arguments.out, json.dumps(document(settings, runs), indent=1) + "\n")
-    return 0
+        runs.sort(key=lambda run: run["seed"])
+        record.write(path, KIND, {"settings": wanted, "runs": runs})
+
+
+def chosen(args: argparse.Namespace) -> Settings:
+    """The settings that the arguments name, checked before any training."""
+    settings = Settings(data=args.data, subset=args.subset, epochs=args.epochs)
+    settings.check()
+    if settings.data == "fashion-mnist":
+        settings = dataclasses.replace(settings, data_dir=stored.folder(args.data_dir))
+        fashion.check(settings.folder, settings.n_train)
+    return settings
+
+
+def depends_on(settings: Settings) -> dict[str, Any]:
+    """All that figures depend on besides the seed."""
+    return {
+        "data": settings.data,
+        "subset": settings.n_train if settings.data == "fashion-mnist" else None,
+        "members": settings.members,
+        "samples": settings.samples,
+        "epochs": settings.epochs,
+        "weight_decays_tried": list(WEIGHT_DECAYS),
+    }
+
+
+def refuse_other_versions(path: Path, environment: dict[str, Any]) -> None:
+    """A file has the environment once, for all of its seeds.
+
+    Raises:
+        SystemExit: the file's seeds were run with other versions than are installed.
+    """
+    here = record.environment()
+    if environment["versions"] != here["versions"]:
+        raise SystemExit(
+            f"{path} was made with {record.versions(environment)}; this is {record.versions(here)}; "
+            "delete it or pass another --out"
+        )
+
+
+def finished(out: Path) -> list[dict[str, Any]]:
+    """The results in a folder, a data set each.
+
+    Raises:
+        SystemExit: there are none.
+    """
+    paths = [out / f"{name.replace('-', '_')}.json" for name in TITLES]
+    results = [record.read(path, KIND) for path in paths if path.exists()]
+    if not results:
+        raise SystemExit(f"no results in {out}; run experiments/demo/run.py first")
+    return results
 
 
 def one_run(settings: Settings) -> dict[str, Any]:
@@ -68,43 +141,6 @@ def one_run(settings: Settings) -> dict[str, Any]:
             for method, row in study.figures.items()
         },
     }
-
-
-def document(settings: Settings, runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """The results with what they depend on."""
-    return {
-        "data": settings.data,
-        "subset": settings.n_train if settings.data == "fashion-mnist" else None,
-        "members": settings.members,
-        "samples": settings.samples,
-        "epochs": settings.epochs,
-        "weight_decays_tried": list(WEIGHT_DECAYS),
-        "versions": {
-            "swag": swag.__version__,
-            "torch": torch.__version__,
-            "numpy": numpy.__version__,
-            "scipy": scipy.__version__,
-            "scikit-learn": sklearn.__version__,
-            "python": platform.python_version(),
-        },
-        "hardware": {"cpu": cpu_model(), "cores": os.cpu_count(), "threads used": 1},
-        "runs": runs,
-    }
-
-
-def cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown"
-    )
-
-
-def seeds(text: str) -> range:
-    first, _, last = text.partition("-")
-    return range(int(first), int(last or first) + 1)
 
 
 if __name__ == "__main__":

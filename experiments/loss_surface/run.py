@@ -1,9 +1,9 @@
 """What the loss looks like around SGD, SWA and SWAG, and between two nets: planes, lines and curves.
 
-python experiments/loss_surface/run.py --data-dir DIR           # goes on where it was stopped
-python experiments/loss_surface/run.py --quick --out DIR        # digits, about 15 seconds
-python experiments/loss_surface/run.py --table                  # the README's tables, from results
-python experiments/loss_surface/plots.py                        # the figures, from results
+python experiments/loss_surface/run.py --data-dir DIR           goes on where it was stopped
+python experiments/loss_surface/run.py --quick                  digits, about 12 seconds
+python experiments/loss_surface/run.py --table                  the README's tables, from results
+python experiments/loss_surface/plots.py                        the figures, from results
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import swag
-from experiments import record
+from experiments import arguments, record
 from experiments.loss_surface.training import FULL, QUICK, Data, Settings, Shuffled, load, network, train
 from swag.geometry import (
     Bezier,
@@ -50,26 +50,28 @@ ERROR, LOSS, TEST_LOSS = "test error", "train loss", "test loss"
 log = logging.getLogger("loss_surface")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data-dir", help="the folder that holds fashion_mnist/")
-    parser.add_argument("--out", type=Path, help="folder of results")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--quick", action="store_true", help="digits and coarse planes")
-    parser.add_argument("--table", action="store_true", help="print the tables of finished results")
-    options = parser.parse_args()
+def main() -> int:
+    args = arguments.parser(__doc__, quick="small, on digits, coarse planes").parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    out = options.out or HERE / ("quick" if options.quick else "results")
-    if options.table:
-        print(tables(record.read(out / "summary.json", KIND)))
-        return
-    settings = QUICK if options.quick else FULL
-    out.mkdir(parents=True, exist_ok=True)
-    if not record.done(out / "settings.json", f"{KIND} settings", asdict(settings)):
-        record.write(out / "settings.json", f"{KIND} settings", {"settings": asdict(settings)})
-    Study(settings, load(settings, options.data_dir, options.device), out, options.device).run()
+    if args.device == "cpu":
+        torch.set_num_threads(1)
+    with arguments.results_folder(args, HERE) as out:
+        if not args.table:
+            run(out, args)
+        path = out / "summary.json"
+        if not path.exists():
+            raise SystemExit(f"no results in {out}; run experiments/loss_surface/run.py first")
+        print(tables(record.read(path, KIND)))
+    return 0
+
+
+def run(out: Path, args: argparse.Namespace) -> None:
+    """What is missing in `out`."""
+    settings = QUICK if args.quick else FULL
+    path, kind = out / "settings.json", f"{KIND} settings"
+    if not record.done(path, kind, asdict(settings)):
+        record.write(path, kind, {"settings": asdict(settings)})
+    Study(settings, load(settings, args.data_dir, args.device), out, args.device).run()
 
 
 class Study:
@@ -339,4 +341,4 @@ def tables(summary: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -44,12 +45,12 @@ QUICK = Settings(
     widths=(12, 24, 24),
     strides=(1, 2, 1),
     shift=1,
-    start_epochs=10,
-    more_epochs=12,
-    curve_epochs=16,
+    start_epochs=8,
+    more_epochs=10,
+    curve_epochs=12,
     batch=50,
-    nodes=11,
-    along=15,
+    nodes=9,
+    along=11,
 )
 
 
@@ -69,7 +70,7 @@ class Data:
         return train, test
 
 
-def load(settings: Settings, data_dir: str | None, device: str) -> Data:
+def load(settings: Settings, data_dir: Path | None, device: str) -> Data:
     """Fashion-MNIST from disk, or scikit-learn's digits with noise."""
     generator = torch.Generator().manual_seed(settings.seed)
     if settings.data == "digits":

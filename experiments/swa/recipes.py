@@ -131,7 +131,7 @@ ON_CPU, ON_CUDA = ("fashion",), ("vgg16", "preresnet164", "wrn28-10")
 
 def quick(name: str) -> Recipe:
     """The same path through the code in a few seconds, on data that needs no folder."""
-    short = {"batch": 50, "epochs": 4, "averaging_epochs": 6, "start": 3}
+    short = {"batch": 50, "epochs": 3, "averaging_epochs": 4, "start": 2}
     if name == "fashion":
         return replace(
             FASHION,
@@ -148,5 +148,5 @@ def quick(name: str) -> Recipe:
             **short,
         )
     small = {"vgg16": "vgg16/8", "preresnet164": "preresnet11", "wrn28-10": "wrn10-1"}[name]
-    one = {**short, "batch": 20, "epochs": 2, "averaging_epochs": 4, "start": 2}
+    one = {**short, "batch": 20, "epochs": 2, "averaging_epochs": 3, "start": 1}
     return replace(RECIPES[name], data="made up", network=small, rank=3, n_samples=2, **one)

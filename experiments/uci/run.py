@@ -205,7 +205,7 @@ def _place(name: str) -> int:
 def _root(data_dir: Path | None) -> Path | None:
     """The data folder, if there is one: the tables read MC dropout's published figures from it."""
     if data_dir is None:
-        usual = Path(os.environ.get("SWAG_DATA") or data.ROOT / "data")
+        usual = Path(os.environ.get("SWAG_DATA") or "data")
         return usual if usual.is_dir() else None
     return data.folder(data_dir)
 

@@ -14,6 +14,7 @@ from swag.schedules import cosine
 from swag.training.callbacks import Callback
 from swag.training.objective import Loss, Target
 from swag.training.random_states import lent_to
+from swag.training.swap_checkpoints import SwapFiles
 from swag.training.swap_phases import SmallBatch
 from swag.training.swap_rows import ALONE, Counted, MakeLoader, seed_for, small_batches
 from swag.training.trainer import train
@@ -28,11 +29,12 @@ class Alone:
     loss: Loss
     seed: int
     make_loader: MakeLoader
-    autocast: torch.dtype | None = None
-    clip_norm: float | None = None
-    callbacks: Sequence[Callback] = ()
-    forward: Forward | None = None
-    target: Target | None = None
+    autocast: torch.dtype | None
+    clip_norm: float | None
+    callbacks: Sequence[Callback]
+    forward: Forward | None
+    target: Target | None
+    files: SwapFiles
 
     def run(self, model: nn.Module, dataset: Any, rows: int, worker: int) -> list[dict[str, Any]]:
         """Trains the model in place; returns `train`'s history.
@@ -57,6 +59,7 @@ class Alone:
                 autocast=self.autocast,
                 clip_norm=self.clip_norm,
                 callbacks=self.callbacks,
+                checkpoint=self.files.small(worker),
                 forward=self.forward,
                 target=self.target,
             ).history

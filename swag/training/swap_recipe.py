@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -23,6 +24,7 @@ from swag.training.objective import Loss, Objective, Target, feed, second
 from swag.training.random_states import lent_to
 from swag.training.settings import optimizer_for, train_mode
 from swag.training.swap_alone import Alone
+from swag.training.swap_checkpoints import SwapFiles
 from swag.training.swap_phases import Count, LargeBatch, SmallBatch, top_1
 from swag.training.swap_result import SwapResult, mean_of
 from swag.training.swap_rows import (
@@ -52,6 +54,7 @@ def swap(
     clip_norm: float | None = None,
     callbacks: Sequence[Callback] = (),
     bn_loader: Iterable[Any] | None = None,
+    checkpoint_folder: str | os.PathLike[str] | None = None,
     device: torch.device | str | None = None,
     forward: Forward | None = None,
     target: Target | None = None,
@@ -89,6 +92,10 @@ def swap(
         callbacks: called with an `Epoch` after every epoch of both phases; without a state.
         bn_loader: training batches for the statistics in phase 3; None for the data set's rows in their own
             order, in batches of `small.size`. Where make_loader augments, pass some that are not augmented.
+        checkpoint_folder: where every worker writes a file after each epoch, of both phases; made where
+            missing. The same call after a crash goes on from the last epoch that all workers have and ends
+            with the same bits, also with the workers on other processes than before; when it is finished, it
+            is read and not trained. Callbacks are not called again for epochs that are over.
         device: where to train; None for where the model is.
         forward: as in `train`.
         target: as in `train`.
@@ -98,7 +105,8 @@ def swap(
 
     Raises:
         InputError: an argument cannot be used, or processes disagree on model, data, phases or seed; nothing
-            was changed.
+            was changed. Or the folder's files are of another run.
+        FileError: a checkpoint cannot be written, or is damaged.
         DivergedError: the loss, or a weight, is NaN or infinite.
         StateError: another process did not answer in time.
 
@@ -162,12 +170,13 @@ def swap(
         stack.enter_context(train_mode(model))
         started = _now(place)
         objective = Objective(loss, forward or feed, target or second, autocast)
-        together = Together(large, objective, n_right, team, seed, clip_norm, callbacks)
+        files = SwapFiles(checkpoint_folder, team, _settings(large, seed, rows, team.n, clip_norm, autocast))
+        together = Together(large, objective, n_right, team, seed, clip_norm, callbacks, files)
         replicas, history = together.run(model, dataset, rows, make_loader)
         model.zero_grad(set_to_none=True)
         large_seconds = _now(place) - started
 
-        alone = Alone(small, loss, seed, make_loader, autocast, clip_norm, callbacks, forward, target)
+        alone = Alone(small, loss, seed, make_loader, autocast, clip_norm, callbacks, forward, target, files)
         theta, losses, spent = [], [], []
         for worker, replica in zip(team.mine, replicas, strict=True):
             own = copy.deepcopy(replica)  # until here they had one set of parameters
@@ -189,6 +198,27 @@ def swap(
             refresh_batchnorm_(model, still, forward=forward)
         seconds["average"] = _now(place) - started
     return SwapResult(model, Empirical(points, layout), history, seconds, still, forward)
+
+
+def _settings(
+    large: LargeBatch,
+    seed: int,
+    rows: int,
+    n_workers: int,
+    clip_norm: float | None,
+    autocast: torch.dtype | None,
+) -> dict[str, Any]:
+    """What a run of phase 1 and the one it resumes must share."""
+    return {
+        "seed": seed,
+        "rows": rows,
+        "workers": n_workers,
+        "large batch": large.size,
+        "max_epochs": large.max_epochs,
+        "target_accuracy": float(large.target_accuracy),
+        "clip_norm": clip_norm,
+        "autocast": None if autocast is None else str(autocast),
+    }
 
 
 def _rows(epochs: list[dict[str, Any]], losses: Tensor) -> list[dict[str, Any]]:

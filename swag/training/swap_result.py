@@ -25,7 +25,7 @@ class SwapResult:
         workers: the workers' own weights (W, D), in their order.
         history: one row an epoch: phase ("large" or "small"), worker (None for all together), epoch, step,
             loss, accuracy (of phase 1, a fraction counted while training), rates.
-        seconds: wall time of the parts: "large", "small" (a list, one a worker), "average".
+        seconds: wall time of the parts in this call: "large", "small" (a list, one a worker), "average".
         train_loader: the training rows in their own order, for batch-norm statistics.
         forward: how they are fed to the model; None for the default.
     """

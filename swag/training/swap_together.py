@@ -24,6 +24,8 @@ from swag.training.losses import DivergedError, EpochLosses
 from swag.training.model_state import first_bad_name
 from swag.training.objective import Objective, n_rows
 from swag.training.settings import optimizer_for, schedule_for
+from swag.training.steps import Steps
+from swag.training.swap_checkpoints import SwapFiles
 from swag.training.swap_phases import Count, LargeBatch
 from swag.training.swap_rows import TOGETHER, MakeLoader, Pieces, seed_for
 from swag.training.swap_workers import Workers
@@ -45,6 +47,7 @@ class Together:
         seed: of the order of rows, and of every worker's random numbers.
         clip_norm: the largest norm of the large batch's gradient; None for no limit.
         callbacks: called with an `Epoch` after every epoch, on every process.
+        files: where it goes on after a crash.
     """
 
     phase: LargeBatch
@@ -52,8 +55,9 @@ class Together:
     n_right: Count
     workers: Workers
     seed: int
-    clip_norm: float | None = None
-    callbacks: Sequence[Callback] = ()
+    clip_norm: float | None
+    callbacks: Sequence[Callback]
+    files: SwapFiles
 
     def run(
         self, model: nn.Module, dataset: Any, rows: int, make_loader: MakeLoader
@@ -76,9 +80,12 @@ class Together:
         pieces = [Pieces(rows, phase.size, worker, self.workers.n, self.seed) for worker in mine]
         loaders = [make_loader(dataset, own) for own in pieces]
         gradient = _Gradient(model)
-        history: list[dict[str, Any]] = []
-        step, n_steps = 0, len(pieces[0])
-        for number in range(1, phase.max_epochs + 1):
+        moved = Steps(optimizer, schedule)
+        history = self.files.resume_(replicas, moved)
+        step, n_steps = history[-1]["step"] if history else 0, len(pieces[0])
+        if history and history[-1]["accuracy"] >= phase.target_accuracy:
+            return replicas, history
+        for number in range(len(history) + 1, phase.max_epochs + 1):
             losses: EpochLosses = EpochLosses(number)
             right: Tensor | int = 0
             if isinstance(schedule, EveryStep):
@@ -121,6 +128,7 @@ class Together:
             told = Epoch(number, phase.max_epochs, step, mean, None, rates, 0, model, optimizer)
             for callback in self.callbacks:
                 callback(told)
+            self.files.write(replicas, moved, history)
             if accuracy >= phase.target_accuracy:
                 return replicas, history
         if phase.target_accuracy <= 1:
