@@ -44,7 +44,7 @@ class Noisy(Dataset):
 
 def run(workers: int | Workers, model: nn.Module | None = None, **changes: Any) -> SwapResult:
     given: dict[str, Any] = {
-        "large": LargeBatch(32, max_epochs=6, target_accuracy=0.7, optimizer=sgd),
+        "large": RUN_LARGE,
         "small": SmallBatch(8, epochs=3, optimizer=sgd),
         "seed": SEED,
         "clip_norm": 2.0,
@@ -57,6 +57,9 @@ def run(workers: int | Workers, model: nn.Module | None = None, **changes: Any) 
 
 def sgd(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, lr=0.1, momentum=0.9, weight_decay=1e-3)
+
+
+RUN_LARGE = LargeBatch(32, max_epochs=6, target_accuracy=0.7, optimizer=sgd)
 
 
 def main(folder: Path) -> None:
@@ -73,6 +76,7 @@ def main(folder: Path) -> None:
             {"clip_norm": -1.0 if rank == 1 else 1.0},
             {"clip_norm": 1.0 + (rank == 1)},
             {"large": LargeBatch(32, 6, 0.7, optimizer=lambda p: torch.optim.SGD(p, lr=0.1 + rank))},
+            {"checkpoint_folder": folder / "one" if rank == 1 else None},
         ):
             try:
                 run(ranks, **changes)

@@ -57,6 +57,15 @@ def test_a_quick_run_makes_planes_lines_and_points_and_is_not_repeated(
         called(monkeypatch, "--data-dir", tmp_path / "nothing", "--out", tmp_path)
 
 
+def test_planes_without_their_weights_are_not_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "plane_swa.npz").touch()
+    with pytest.raises(SystemExit, match="has planes but not the weights they go through"):
+        called(monkeypatch, "--quick", "--out", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["plane_swa.npz"]
+
+
 def test_no_results_are_said_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit, match=r"^no results in .*; run experiments/loss_surface/run.py first$"):
         called(monkeypatch, "--table", "--out", tmp_path)

@@ -28,7 +28,7 @@ from swag.training.swap_phases import LargeBatch, SmallBatch, top_1
 from swag.training.swap_recipe import swap
 from swag.training.swap_result import SwapResult, mean_of
 from swag.training.swap_rows import ALONE, Pieces, seed_for, small_batches
-from tests.swap_on_ranks import Noisy, run
+from tests.swap_on_ranks import RUN_LARGE, Noisy, run
 from tests.training_cases import N_CLASSES, N_FEATURES, linear, network, same, task
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -213,71 +213,157 @@ def crash_after(n: int) -> Any:
     return callback
 
 
-def test_a_run_that_was_stopped_ends_with_the_same_bits(tmp_path: Path) -> None:
+def adam(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.Adam(parameters, lr=0.01)
+
+
+def falling(optimizer: torch.optim.Optimizer) -> EveryStep:
+    return EveryStep(swag.schedules.cosine(optimizer, epochs=4))
+
+
+def fewer_each_epoch(optimizer: torch.optim.Optimizer) -> Any:
+    return torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.7)
+
+
+class OwnNoise(Noisy):
+    """Noise from a generator of its own, whose state a checkpoint has to keep."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator = torch.Generator().manual_seed(0)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.x[index] + 0.1 * torch.randn(N_FEATURES, generator=self.generator), self.y[index]
+
+
+RUNS: dict[str, dict[str, Any]] = {
+    "until the target": {},
+    "Adam, a rate that falls by the step": {
+        "large": LargeBatch(32, 3, 2.0, optimizer=adam, schedule=falling),
+        "small": SmallBatch(8, 2, optimizer=adam),
+    },
+    "a rate that falls by the epoch, no small batches": {
+        "large": LargeBatch(32, 3, 2.0, optimizer=sgd, schedule=fewer_each_epoch),
+        "small": SmallBatch(8, 0),
+    },
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_that_was_stopped_ends_with_the_same_bits(name: str, tmp_path: Path) -> None:
     """Stopped in every epoch there is: of phase 1, and of each worker's phase 2."""
-    whole = run(2)
+    changes = RUNS[name]
+    whole = run(2, **changes)
     n_large = sum(row["phase"] == "large" for row in whole.history)
+    n_all = len(whole.history)
     assert n_large >= 3
-    for n in range(1, n_large + 2 * 3 + 1):
+    for n in range(1, n_all + 1):
         folder = tmp_path / str(n)
         with pytest.raises(Crash):
-            run(2, callbacks=[crash_after(n)], checkpoint_folder=folder)
+            run(2, callbacks=[crash_after(n)], checkpoint_folder=folder, **changes)
         told: list[Epoch] = []
         # Weights come from the files, as soon as there are any.
         model = network(seed=5 if n > 1 else 0, dropout=0.3)
-        resumed = run(2, model, callbacks=[told.append], checkpoint_folder=folder)
+        resumed = run(2, model, callbacks=[told.append], checkpoint_folder=folder, **changes)
         assert torch.equal(resumed.workers.samples, whole.workers.samples)
         same(resumed.model.state_dict(), whole.model.state_dict())
         assert resumed.history == whole.history
-        assert len(told) == n_large + 6 - (n - 1)
-    again = run(2, network(seed=6, dropout=0.3), callbacks=[crash_after(1)], checkpoint_folder=folder)
+        assert len(told) == n_all - (n - 1)
+    again = run(
+        2, network(seed=6, dropout=0.3), callbacks=[crash_after(1)], checkpoint_folder=folder, **changes
+    )
     assert torch.equal(again.workers.samples, whole.workers.samples)  # read, not trained
-    names = sorted(path.name for path in folder.iterdir())
-    large = [f"worker-{w}-large-{n_large}.pt" for w in (0, 1)]
-    assert names == sorted([*large, "worker-0-small.pt", "worker-1-small.pt"])
+    names = sorted(path.name.rpartition("-")[0] for path in folder.iterdir())
+    small = ["worker-0-small", "worker-1-small"] if n_all > n_large else []
+    assert names == sorted(["worker-0-large", "worker-1-large", *small])
+
+
+def test_a_generator_of_the_data_set_goes_on(tmp_path: Path) -> None:
+    def noisy(n: int = 99, folder: Path | None = None) -> Tensor:
+        return swap(
+            network(),
+            OwnNoise(),
+            F.cross_entropy,
+            large=LargeBatch(32, 3, 2.0, optimizer=sgd),
+            small=SmallBatch(8, 2, optimizer=sgd),
+            workers=1,
+            seed=0,
+            callbacks=[crash_after(n)],
+            checkpoint_folder=folder,
+        ).workers.samples
+
+    whole = noisy()
+    for n in (2, 5):
+        with pytest.raises(Crash):
+            noisy(n, tmp_path / str(n))
+        assert torch.equal(noisy(folder=tmp_path / str(n)), whole)
 
 
 def test_goes_on_from_the_last_epoch_that_all_workers_have(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, write = run(2), CheckpointFile.write
+    for epoch in (1, 3):
 
-    def full(self: CheckpointFile, state: Any) -> None:
-        if self.path.name == "worker-1-large-3.pt":
-            raise swag.FileError(f"{self.path}: no space left")
-        write(self, state)
+        def full(self: CheckpointFile, state: Any, epoch: int = epoch) -> None:
+            if self.path.name == f"worker-1-large-{epoch}.pt":
+                raise swag.FileError(f"{self.path}: no space left")
+            write(self, state)
 
-    monkeypatch.setattr(CheckpointFile, "write", full)
-    with pytest.raises(swag.FileError, match="no space left"):
-        run(2, checkpoint_folder=tmp_path)
-    monkeypatch.undo()
-    names = {path.name for path in tmp_path.iterdir()}
-    assert names == {f"worker-{w}-large-{e}.pt" for w, e in ((0, 2), (0, 3), (1, 2))}
-    resumed = run(2, checkpoint_folder=tmp_path)
-    assert torch.equal(resumed.workers.samples, whole.workers.samples)
+        folder = tmp_path / str(epoch)
+        monkeypatch.setattr(CheckpointFile, "write", full)
+        with pytest.raises(swag.FileError, match="no space left"):
+            run(2, checkpoint_folder=folder)
+        monkeypatch.undo()
+        found = {path.name for path in folder.iterdir()}
+        there = {1: [(0, 1)], 3: [(0, 2), (0, 3), (1, 2)]}[epoch]
+        assert found == {f"worker-{worker}-large-{e}.pt" for worker, e in there}
+        resumed = run(2, checkpoint_folder=folder)
+        assert torch.equal(resumed.workers.samples, whole.workers.samples)
 
 
 def test_files_of_another_run_are_refused(tmp_path: Path) -> None:
     run(2, checkpoint_folder=tmp_path)
     model = network(seed=5, dropout=0.3)
     before = copy.deepcopy(model.state_dict())
+    slower = LargeBatch(32, 6, 0.7, optimizer=lambda p: torch.optim.SGD(p, 0.05, 0.9, weight_decay=1e-3))
+    scheduled = LargeBatch(32, 6, 0.7, optimizer=RUN_LARGE.optimizer, schedule=fewer_each_epoch)
     for changes, said in (
         ({"seed": 8}, r"belongs to a run with seed=7, this one has seed=8"),
+        ({"workers": 3}, r"with workers=2, this one has workers=3"),
+        ({"workers": 3, "seed": 8}, r"with seed=7, this one has seed=8"),
+        ({"workers": 1}, r"with workers=2, this one has workers=1"),
         ({"clip_norm": 1.0}, r"clip_norm=2.0, this one has clip_norm=1.0"),
-        ({"large": LargeBatch(30, 6, 0.7)}, r"large batch=32, this one has large batch=30"),
+        ({"large": LargeBatch(30, 6, 0.7)}, r"large size=32, this one has large size=30"),
+        ({"large": slower}, r"large optimizer='SGD .* lr: 0.1 .* lr: 0.05 "),
+        ({"large": scheduled}, r"large schedule='NoneType', this one has large schedule='fewer_each_epoch'"),
     ):
         with pytest.raises(InputError, match=said):
-            run(2, model, checkpoint_folder=tmp_path, **changes)
+            run(**{"workers": 2, "model": model, "checkpoint_folder": tmp_path, **changes})
         same(model.state_dict(), before)
-    with pytest.raises(InputError, match=r"epochs=3, this one has epochs=4"):
-        run(2, checkpoint_folder=tmp_path, small=SmallBatch(8, epochs=4))
     file = next(tmp_path.glob("worker-0-large-*.pt"))
-    file.write_bytes(file.read_bytes()[:100])
+    content = file.read_bytes()
+    file.unlink()
+    with pytest.raises(swag.FileError, match="no epoch in common, so some files are lost"):
+        run(2, checkpoint_folder=tmp_path)
+    file.write_bytes(content[:100])
     with pytest.raises(swag.FileError, match="worker-0-large"):
         run(2, checkpoint_folder=tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(swag.FileError, match="cannot be made"):
+    with pytest.raises(swag.FileError, match="cannot be made or read"):
         run(2, checkpoint_folder=tmp_path / "file")
+
+
+def test_another_phase_2_begins_from_the_end_of_phase_1(tmp_path: Path) -> None:
+    run(2, checkpoint_folder=tmp_path)
+    for small in (
+        SmallBatch(8, 4, optimizer=RUN_LARGE.optimizer),
+        SmallBatch(7, 3, optimizer=RUN_LARGE.optimizer),
+    ):
+        told: list[Epoch] = []
+        found = run(2, small=small, checkpoint_folder=tmp_path, callbacks=[told.append])
+        assert torch.equal(found.workers.samples, run(2, small=small).workers.samples)
+        assert len(told) == 2 * small.epochs
 
 
 def test_simulated_workers_are_real_ones(tmp_path: Path) -> None:
@@ -297,9 +383,10 @@ def test_simulated_workers_are_real_ones(tmp_path: Path) -> None:
         same(dict(sorted(tensors.items())), dict(sorted(simulated.model.state_dict().items())))
         assert rest["history"] == json.loads(json.dumps(simulated.history))
         *errors, untouched = rest["said"]
-        assert len(errors) == 5 and untouched == "True"
+        assert len(errors) == 6 and untouched == "True"
         assert "seed 8" in errors[0] and "bias" in errors[1] and "clip_norm" in errors[2]
         assert "clip_norm 2.0" in errors[3] and "lr: 1.1" in errors[4]
+        assert "checkpoint_folder" in errors[5]
         assert len(rest["seconds"]["small"]) == 3
 
 

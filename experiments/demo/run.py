@@ -2,7 +2,7 @@
 
     python experiments/demo/run.py                                      digits, five seeds (3 CPU minutes)
     python experiments/demo/run.py --data fashion-mnist --data-dir DIR  three seeds (9 CPU minutes)
-    python experiments/demo/run.py --quick                              digits, two seeds, a few seconds
+    python experiments/demo/run.py --quick                              digits, two seeds, some ten seconds
     python experiments/demo/run.py --table                              the tables, from the results
 
 A seed changes everything that is random: the split, the noise, the patches, the initial weights, the order of

@@ -67,6 +67,11 @@ def main() -> int:
 
 def run(out: Path, args: argparse.Namespace) -> None:
     """What is missing in `out`."""
+    if any(out.glob("plane_*.npz")) and not (out / "weights").exists():
+        raise SystemExit(
+            f"{out} has planes but not the weights they go through, which are not kept in git: networks "
+            "trained here would be others; pass --out FOLDER to make everything there"
+        )
     settings = QUICK if args.quick else FULL
     path, kind = out / "settings.json", f"{KIND} settings"
     if not record.done(path, kind, asdict(settings)):

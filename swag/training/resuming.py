@@ -39,7 +39,7 @@ def put_parts_(steps: Steps, loaders: Sequence[Iterable[Any]], state: Mapping[st
         if steps.scaler is not None and state["scaler"] is not None:
             steps.scaler.load_state_dict(state["scaler"])
         put_loader_states_(loaders, state["loaders"])
-    except (LookupError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise InputError(
             f"checkpoint: does not fit this optimizer, schedule or loader ({error}); set them up as in "
             "the run that wrote it"

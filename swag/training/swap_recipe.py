@@ -24,7 +24,7 @@ from swag.training.objective import Loss, Objective, Target, feed, second
 from swag.training.random_states import lent_to
 from swag.training.settings import optimizer_for, train_mode
 from swag.training.swap_alone import Alone
-from swag.training.swap_checkpoints import SwapFiles
+from swag.training.swap_checkpoints import SwapFiles, settings_of_phase
 from swag.training.swap_phases import Count, LargeBatch, SmallBatch, top_1
 from swag.training.swap_result import SwapResult, mean_of
 from swag.training.swap_rows import (
@@ -94,8 +94,9 @@ def swap(
             order, in batches of `small.size`. Where make_loader augments, pass some that are not augmented.
         checkpoint_folder: where every worker writes a file after each epoch, of both phases; made where
             missing. The same call after a crash goes on from the last epoch that all workers have and ends
-            with the same bits, also with the workers on other processes than before; when it is finished, it
-            is read and not trained. Callbacks are not called again for epochs that are over.
+            with the same bits, in a folder that all share also with the workers on other processes than
+            before; when it is finished, it is read and not trained. Another `small` begins anew from the end
+            of phase 1. Callbacks are not called again for epochs that are over.
         device: where to train; None for where the model is.
         forward: as in `train`.
         target: as in `train`.
@@ -144,7 +145,7 @@ def swap(
         rows = checked_length(dataset, large.size, small.size, team.n)
         return checked_seed(seed), Layout.of(model), rows, optimizers
 
-    seed, layout, rows, _ = team.alike(
+    seed, layout, rows, optimizers = team.alike(
         "swap",
         checked,
         lambda found: [
@@ -153,6 +154,7 @@ def swap(
             f"large batches of {large.size}, {large.max_epochs} epochs, accuracy {large.target_accuracy}",
             f"small batches of {small.size}, {small.epochs} epochs",
             f"clip_norm {clip_norm}, autocast {autocast}",
+            f"checkpoint_folder {'none' if checkpoint_folder is None else 'given'}",
             # Each process steps its own copy: another rate would let them come apart without a word.
             *(line for text in found[3] for line in text.splitlines()),
             *map(str, found[1].to_list()),
@@ -170,13 +172,33 @@ def swap(
         stack.enter_context(train_mode(model))
         started = _now(place)
         objective = Objective(loss, forward or feed, target or second, autocast)
-        files = SwapFiles(checkpoint_folder, team, _settings(large, seed, rows, team.n, clip_norm, autocast))
+        settings = {
+            "seed": seed,
+            "rows": rows,
+            "workers": team.n,
+            "clip_norm": clip_norm,
+            "autocast": None if autocast is None else str(autocast),
+        }
+        told = settings_of_phase(large, optimizers[0])
+        files = SwapFiles(checkpoint_folder, team, settings | {f"large {key}": v for key, v in told.items()})
         together = Together(large, objective, n_right, team, seed, clip_norm, callbacks, files)
         replicas, history = together.run(model, dataset, rows, make_loader)
         model.zero_grad(set_to_none=True)
         large_seconds = _now(place) - started
 
-        alone = Alone(small, loss, seed, make_loader, autocast, clip_norm, callbacks, forward, target, files)
+        alone = Alone(
+            small,
+            loss,
+            seed,
+            make_loader,
+            autocast,
+            clip_norm,
+            callbacks,
+            forward,
+            target,
+            files,
+            optimizers[1],
+        )
         theta, losses, spent = [], [], []
         for worker, replica in zip(team.mine, replicas, strict=True):
             own = copy.deepcopy(replica)  # until here they had one set of parameters
@@ -198,27 +220,6 @@ def swap(
             refresh_batchnorm_(model, still, forward=forward)
         seconds["average"] = _now(place) - started
     return SwapResult(model, Empirical(points, layout), history, seconds, still, forward)
-
-
-def _settings(
-    large: LargeBatch,
-    seed: int,
-    rows: int,
-    n_workers: int,
-    clip_norm: float | None,
-    autocast: torch.dtype | None,
-) -> dict[str, Any]:
-    """What a run of phase 1 and the one it resumes must share."""
-    return {
-        "seed": seed,
-        "rows": rows,
-        "workers": n_workers,
-        "large batch": large.size,
-        "max_epochs": large.max_epochs,
-        "target_accuracy": float(large.target_accuracy),
-        "clip_norm": clip_norm,
-        "autocast": None if autocast is None else str(autocast),
-    }
 
 
 def _rows(epochs: list[dict[str, Any]], losses: Tensor) -> list[dict[str, Any]]:

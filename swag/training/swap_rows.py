@@ -96,6 +96,12 @@ class Counted:
     def __iter__(self) -> Iterator[Any]:
         return iter(self._loader)
 
+    def __getattr__(self, name: str) -> Any:
+        """The loader's own generator, data set and state, which a checkpoint keeps."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._loader, name)
+
 
 def in_order(n_rows: int, size: int) -> list[list[int]]:
     """All rows, in their own order."""

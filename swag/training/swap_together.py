@@ -81,7 +81,7 @@ class Together:
         loaders = [make_loader(dataset, own) for own in pieces]
         gradient = _Gradient(model)
         moved = Steps(optimizer, schedule)
-        history = self.files.resume_(replicas, moved)
+        history = self.files.resume_(replicas, loaders, moved)
         step, n_steps = history[-1]["step"] if history else 0, len(pieces[0])
         if history and history[-1]["accuracy"] >= phase.target_accuracy:
             return replicas, history
@@ -128,7 +128,7 @@ class Together:
             told = Epoch(number, phase.max_epochs, step, mean, None, rates, 0, model, optimizer)
             for callback in self.callbacks:
                 callback(told)
-            self.files.write(replicas, moved, history)
+            self.files.write(replicas, loaders, moved, history)
             if accuracy >= phase.target_accuracy:
                 return replicas, history
         if phase.target_accuracy <= 1:
