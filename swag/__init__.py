@@ -24,6 +24,8 @@ if TYPE_CHECKING:
         GaussianPredictive,
         HeteroscedasticGaussian,
         HomoscedasticGaussian,
+        Pointwise,
+        PointwisePredictive,
         Predictive,
     )
     from swag.report import Report
@@ -54,6 +56,8 @@ __all__ = [
     "LowRankGaussian",
     "Mixture",
     "PointMass",
+    "Pointwise",
+    "PointwisePredictive",
     "Posterior",
     "Predictive",
     "Report",
@@ -94,6 +98,8 @@ _HOMES = {
         "GaussianPredictive",
         "HeteroscedasticGaussian",
         "HomoscedasticGaussian",
+        "Pointwise",
+        "PointwisePredictive",
         "Predictive",
     ),
     "swag.report": ("Report",),

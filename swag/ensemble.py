@@ -313,8 +313,8 @@ class Ensemble:
         self._likelihood = likelihood if likelihood is not None else Categorical()
         if isinstance(self._likelihood, type) or not hasattr(self._likelihood, "accumulator"):
             raise InputError(
-                f"likelihood: got {likelihood!r}; pass swag.Categorical(), swag.HeteroscedasticGaussian() or "
-                "swag.HomoscedasticGaussian(variance)"
+                f"likelihood: got {likelihood!r}; pass swag.Categorical(), swag.HeteroscedasticGaussian(), "
+                "swag.HomoscedasticGaussian(variance) or swag.Pointwise()"
             )
         self._keep_members = keep_members
 

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 import swag
-from experiments.language_model.likelihood import Words
 from experiments.language_model.network import LanguageModel, word_losses
 from experiments.language_model.text import Corpus, Windows, held
 from swag.training import EMA, CollectInto, EveryStep, NonMonotonicTrigger, RunningAverage
@@ -151,7 +150,7 @@ def run(corpus: Corpus, recipe: Recipe, optimizer: str, seed: int) -> dict[str, 
         scales=recipe.scales,
         n_samples=recipe.n_samples,
         seed=seed,
-        likelihood=Words(),
+        likelihood=swag.Pointwise(),
         forward=word_losses,
     )
     clock.lap("choice of the scale")
@@ -160,11 +159,11 @@ def run(corpus: Corpus, recipe: Recipe, optimizer: str, seed: int) -> dict[str, 
     for method, network, posterior, n_samples in _methods(decayed, model, kept, ema, late, tuned, recipe):
         started = clock.now()
         ensemble = swag.Ensemble(
-            network, posterior, n_samples, seed=seed, likelihood=Words(), forward=word_losses
+            network, posterior, n_samples, seed=seed, likelihood=swag.Pointwise(), forward=word_losses
         )
-        found = ensemble.predict(test).log_likelihood
+        found = ensemble.predict(test).log_density
         seconds = clock.now() - started
-        row = {"method": method, "nll": -float(found.mean()), "words": len(found)}
+        row = {"method": method, "nll": -float(found.double().mean()), "words": len(found)}
         rows.append(row | {"networks": n_samples, "words_per_second": len(found) / seconds})
     clock.lap("scoring")
     trained = recipe.rows * recipe.length * recipe.steps * recipe.epochs

@@ -16,12 +16,14 @@ from swag.files.kinds import Header, Packed, Tensors
 from swag.forwarding import Forwarding
 from swag.members import MemberStack
 from swag.parameters import Layout, clean_name, named_parameters
-from swag.predictive import Categorical, HeteroscedasticGaussian, HomoscedasticGaussian
+from swag.predictive import Categorical, HeteroscedasticGaussian, HomoscedasticGaussian, Pointwise
 from swag.shadow import Shadow
 from swag.strategy import Compiled, Loop, Vmapped
 from swag.weights import Kept
 
-_LIKELIHOODS = {cls.__name__: cls for cls in (Categorical, HeteroscedasticGaussian, HomoscedasticGaussian)}
+_LIKELIHOODS = {
+    cls.__name__: cls for cls in (Categorical, HeteroscedasticGaussian, HomoscedasticGaussian, Pointwise)
+}
 _STRATEGIES = {cls.__name__: cls for cls in (Loop, Vmapped, Compiled)}
 _OWN, _SHARED = "buffers/", "shared/"
 

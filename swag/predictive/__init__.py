@@ -3,6 +3,7 @@
 from swag.predictive.categorical import CategoricalAccumulator, CategoricalPredictive
 from swag.predictive.gaussian import GaussianAccumulator, GaussianPredictive
 from swag.predictive.likelihood import Categorical, HeteroscedasticGaussian, HomoscedasticGaussian, Likelihood
+from swag.predictive.pointwise import Pointwise, PointwiseAccumulator, PointwisePredictive
 from swag.predictive.protocol import Accumulator, Predictive
 
 __all__ = [
@@ -15,5 +16,8 @@ __all__ = [
     "HeteroscedasticGaussian",
     "HomoscedasticGaussian",
     "Likelihood",
+    "Pointwise",
+    "PointwiseAccumulator",
+    "PointwisePredictive",
     "Predictive",
 ]

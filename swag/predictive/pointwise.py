@@ -1,0 +1,183 @@
+"""The average of members' densities of targets that they have seen: one number a row, not a distribution."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from swag.errors import InputError, StateError
+
+
+@final
+@dataclass(frozen=True)
+class Pointwise:
+    """Outputs are losses −log p(y_n | x_n, θ_s) (N,), as a loss with `reduction="none"` gives them.
+
+    For targets whose distribution is too large to keep, such as the next word, or has no form that the other
+    likelihoods know. The `forward` of the ensemble sees the targets:
+
+        def losses(model, batch):
+            return F.cross_entropy(model(batch[0]), batch[1], reduction="none")
+
+        swag.Ensemble(model, posterior, likelihood=swag.Pointwise(), forward=losses)
+
+    >>> Pointwise().accumulator()
+    PointwiseAccumulator(n=0)
+    """
+
+    def accumulator(self, *, keep_members: bool | None = None) -> PointwiseAccumulator:
+        """A fresh accumulator; members are not kept.
+
+        Raises:
+            InputError: `keep_members` is true.
+        """
+        if keep_members:
+            raise InputError("keep_members: Pointwise keeps no members; leave it out")
+        return PointwiseAccumulator()
+
+
+@final
+@dataclass(frozen=True, eq=False, repr=False)
+class PointwisePredictive:
+    r"""p̄_n = (1/S) Σ_s p(y_n | x_n, θ_s) of the N targets that were there.
+
+    The sum of log p̄_n is the log pointwise predictive density of Gelman, Hwang & Vehtari 2014.
+
+    Attributes:
+        log_density: (N,) log p̄_n, nats.
+        relative_variance: (N,) of the members' densities around p̄_n, divided by p̄_n²; population.
+        n_samples: S.
+    """
+
+    log_density: Tensor
+    relative_variance: Tensor
+    n_samples: int
+
+    @property
+    def n_rows(self) -> int:
+        """N."""
+        return len(self.log_density)
+
+    @property
+    def nll(self) -> float:
+        """−(1/N) Σ log p̄_n, nats a row."""
+        return -float(self.log_density.double().mean())
+
+    @property
+    def perplexity(self) -> float:
+        """e^nll."""
+        return math.exp(self.nll)
+
+    @property
+    def monte_carlo_error(self) -> float:
+        """The standard error of p̄_n from S members over p̄_n, √(relative variance/(S−1)), mean over rows.
+
+        About the error of log p̄_n, where it is small. NaN for one member.
+        """
+        if self.n_samples < 2:
+            return math.nan
+        return float((self.relative_variance / (self.n_samples - 1)).sqrt().mean())
+
+    def log_prob(self, y: Tensor) -> Tensor:
+        """log p̄_n (N,): `y` says nothing new, the members have seen it.
+
+        Raises:
+            InputError: there are other numbers of targets.
+        """
+        if y.numel() != self.n_rows:
+            raise InputError(f"y: got {tuple(y.shape)}, there were {self.n_rows:,} targets; pass those")
+        return self.log_density
+
+    def to(self, device: torch.device | str) -> PointwisePredictive:
+        """The same on another device."""
+        return PointwisePredictive(
+            self.log_density.to(device), self.relative_variance.to(device), self.n_samples
+        )
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[PointwisePredictive]) -> PointwisePredictive:
+        """Rows after rows.
+
+        Raises:
+            InputError: no part, or parts of differently many members.
+        """
+        found = sorted({part.n_samples for part in parts})
+        if len(found) != 1:
+            raise InputError(f"parts: of {found} members; pass one part or more, of one ensemble")
+        return cls(
+            torch.cat([part.log_density for part in parts]),
+            torch.cat([part.relative_variance for part in parts]),
+            parts[0].n_samples,
+        )
+
+    def __repr__(self) -> str:
+        return f"PointwisePredictive(N={self.n_rows:,}, n_samples={self.n_samples})"
+
+
+@final
+class PointwiseAccumulator:
+    """log Σ_s p_s and log Σ_s p_s², member by member: 2 N numbers, whatever S is.
+
+    By log-sum-exp: a density may underflow where its logarithm is fine.
+
+    >>> accumulator = PointwiseAccumulator()
+    >>> for density in (0.5, 0.1):
+    ...     accumulator.update(torch.tensor([density]).log().neg())
+    >>> round(accumulator.compute().log_density.exp().item(), 4)
+    0.3
+    """
+
+    def __init__(self) -> None:
+        self._log_sum: Tensor | None = None
+        self._log_squares: Tensor | None = None
+        self._n = 0
+
+    def update(self, outputs: Tensor) -> None:
+        """Adds one member's losses −log p_s (N,), in any floating dtype; kept in float32 or better.
+
+        Raises:
+            InputError: another shape, integers, NaN, or a loss of −∞ (a density without bound).
+        """
+        if outputs.ndim != 1 or not outputs.is_floating_point():
+            raise InputError(
+                f"outputs: Pointwise takes losses (N,), the model gave {outputs.dtype} "
+                f'{tuple(outputs.shape)}; pass a forward= that gives a loss with reduction="none", flattened'
+            )
+        log_density = -(outputs if outputs.dtype == torch.float64 else outputs.float())
+        if self._log_sum is not None and log_density.shape != self._log_sum.shape:
+            raise InputError(
+                f"outputs: {len(log_density):,} losses, other members gave {len(self._log_sum):,}; members "
+                "must see the same targets"
+            )
+        if not bool((log_density < math.inf).all()):
+            raise InputError(
+                "outputs: a member's loss is NaN or −∞; look at the inputs, or draw with a smaller scale"
+            )
+        if self._log_sum is None or self._log_squares is None:
+            self._log_sum = torch.full_like(log_density, -math.inf)
+            self._log_squares = torch.full_like(log_density, -math.inf)
+        torch.logaddexp(self._log_sum, log_density, out=self._log_sum)
+        torch.logaddexp(self._log_squares, 2 * log_density, out=self._log_squares)
+        self._n += 1
+
+    def compute(self) -> PointwisePredictive:
+        """The predictive of the members so far.
+
+        Raises:
+            StateError: there were none.
+        """
+        if self._log_sum is None or self._log_squares is None:
+            raise StateError("compute: no member was added yet; call update first")
+        ratio = (self._log_squares - 2 * self._log_sum).exp() * self._n - 1
+        # Where all densities are 0 the difference is NaN, and there is nothing that varies.
+        return PointwisePredictive(
+            self._log_sum - math.log(self._n), ratio.nan_to_num(0.0).clamp(min=0), self._n
+        )
+
+    def __repr__(self) -> str:
+        return f"PointwiseAccumulator(n={self._n})"
