@@ -86,6 +86,17 @@ def test_parts_and_devices() -> None:
     assert torch.equal(whole.log_prob(torch.zeros(2, 5)), whole.log_density)
 
 
+def test_members_of_two() -> None:
+    losses = seeded(7, 10).abs()
+    losses[:, 3] = math.inf
+    whole, merged = averaged(losses), averaged(losses[:3]).merge(averaged(losses[3:]))
+    torch.testing.assert_close(merged.log_density, whole.log_density, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(merged.relative_variance, whole.relative_variance, rtol=1e-9, atol=1e-12)
+    assert merged.n_samples == 7
+    with pytest.raises(swag.InputError, match="other: has 2 rows, this 10; both need the same targets"):
+        whole.merge(averaged(losses[:, :2]))
+
+
 @pytest.mark.parametrize(
     ("outputs", "message"),
     [

@@ -17,9 +17,9 @@ from swag.distributed.ranks import Ranks
 from swag.errors import InputError
 from swag.metrics.streaming import StreamingClassification
 from swag.metrics.streaming_regression import StreamingRegression
-from swag.predictive import CategoricalPredictive, GaussianPredictive
+from swag.predictive import CategoricalPredictive, GaussianPredictive, PointwisePredictive
 
-P = TypeVar("P", CategoricalPredictive, GaussianPredictive)
+P = TypeVar("P", CategoricalPredictive, GaussianPredictive, PointwisePredictive)
 Scores = TypeVar("Scores", StreamingClassification, StreamingRegression)
 
 # What a predictive keeps a row of for each member, with the rows in the second dimension.
@@ -91,7 +91,7 @@ def merge_members(predictive: P, *, group: dist.ProcessGroup | None = None) -> P
     parts: list[Any] = [_rebuilt(predictive, theirs) for theirs in ranks.exchange(mine)]
     total = parts[0]
     for part in parts[1:]:
-        total = total.merge(part) if isinstance(part, CategoricalPredictive) else _merged(total, part)
+        total = _merged(total, part) if isinstance(part, GaussianPredictive) else total.merge(part)
     return total
 
 
@@ -134,7 +134,9 @@ def _tensor(value: Any) -> Tensor:
     )
 
 
-def _tensors(predictive: CategoricalPredictive | GaussianPredictive) -> dict[str, Tensor]:
+def _tensors(
+    predictive: CategoricalPredictive | GaussianPredictive | PointwisePredictive,
+) -> dict[str, Tensor]:
     found = {name: value for name, value in vars(predictive).items() if isinstance(value, Tensor)}
     return {**found, _N_SAMPLES: torch.tensor(predictive.n_samples, device="cpu")}
 

@@ -57,7 +57,7 @@ def predict(
         keep_members: as in `swag.Ensemble`.
 
     Returns:
-        A `CategoricalPredictive` or a `GaussianPredictive` of this rank's rows.
+        A predictive of this rank's rows: `CategoricalPredictive`, or what the likelihood makes.
 
     Raises:
         InputError: on all ranks: a loader is empty on one; batch norm without bn_loader, or with one of one

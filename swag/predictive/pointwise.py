@@ -93,6 +93,25 @@ class PointwisePredictive:
             raise InputError(f"y: got {tuple(y.shape)}, there were {self.n_rows:,} targets; pass those")
         return self.log_density
 
+    def merge(self, other: PointwisePredictive) -> PointwisePredictive:
+        """The average over the members of both, for the same targets; weighted by their numbers.
+
+        Raises:
+            InputError: other rows.
+        """
+        if other.n_rows != self.n_rows:
+            raise InputError(
+                f"other: has {other.n_rows:,} rows, this {self.n_rows:,}; both need the same targets"
+            )
+        n = self.n_samples + other.n_samples
+        sums, squares = zip(self._log_sums(), other._log_sums(), strict=True)
+        return _from_sums(torch.logaddexp(*sums), torch.logaddexp(*squares), n)
+
+    def _log_sums(self) -> tuple[Tensor, Tensor]:
+        """log Σ_s p_s and log Σ_s p_s²."""
+        log_n = math.log(self.n_samples)
+        return self.log_density + log_n, 2 * self.log_density + self.relative_variance.log1p() + log_n
+
     def to(self, device: torch.device | str) -> PointwisePredictive:
         """The same on another device."""
         return PointwisePredictive(
@@ -173,11 +192,13 @@ class PointwiseAccumulator:
         """
         if self._log_sum is None or self._log_squares is None:
             raise StateError("compute: no member was added yet; call update first")
-        ratio = (self._log_squares - 2 * self._log_sum).exp() * self._n - 1
-        # Where all densities are 0 the difference is NaN, and there is nothing that varies.
-        return PointwisePredictive(
-            self._log_sum - math.log(self._n), ratio.nan_to_num(0.0).clamp(min=0), self._n
-        )
+        return _from_sums(self._log_sum, self._log_squares, self._n)
 
     def __repr__(self) -> str:
         return f"PointwiseAccumulator(n={self._n})"
+
+
+def _from_sums(log_sum: Tensor, log_squares: Tensor, n: int) -> PointwisePredictive:
+    ratio = (log_squares - 2 * log_sum).exp() * n - 1
+    # Where all densities are 0 the difference is NaN, and there is nothing that varies.
+    return PointwisePredictive(log_sum - math.log(n), ratio.nan_to_num(0.0).clamp(min=0), n)
