@@ -77,14 +77,8 @@ class _Compiled:
         if self._fused is not None:
             try:
                 # n goes in as a tensor: as a number it would be compiled anew for each snapshot.
-                self._fused(
-                    x,
-                    origin,
-                    offset_mean,
-                    sq_dev,
-                    deviation,
-                    torch.tensor(float(n), dtype=origin.dtype, device="cpu"),
-                )
+                count = torch.tensor(float(n), dtype=origin.dtype, device="cpu")
+                self._fused(x, origin, offset_mean, sq_dev, deviation, count)
                 return
             except Exception as error:  # the compiler's failures have many classes
                 _log.warning("torch.compile failed (%s); collecting goes on with the eager kernel", error)

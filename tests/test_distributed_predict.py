@@ -20,6 +20,7 @@ from swag.metrics.streaming_regression import StreamingRegression
 from tests.cases import features
 from tests.distributed_models import Wire, both, divided, generator, set_, whole
 from tests.distributed_runs import run
+from tests.losses import average_of_losses
 
 
 def rows(n: int, seed: int) -> Tensor:
@@ -132,13 +133,6 @@ def test_regression_predictives(tmp_path: Path) -> None:
     run(regression, 2, tmp_path)
 
 
-def averaged(losses: Tensor) -> swag.PointwisePredictive:
-    accumulator = swag.Pointwise().accumulator()
-    for row in losses:
-        accumulator.update(row)
-    return accumulator.compute()
-
-
 def merged(rank: int, size: int, folder: Path) -> None:
     """Ranks with members, or rows, of their own: added up by hand on each."""
     logits = [torch.randn(2 + r, 11, 3, generator=generator(r)) for r in range(size)]
@@ -161,12 +155,12 @@ def merged(rank: int, size: int, folder: Path) -> None:
     assert torch.equal(total.log_prob(torch.zeros(6)), wanted.log_prob(torch.zeros(6)))
 
     losses = [torch.rand(2 + r, 8, generator=generator(r)) for r in range(size)]
-    pointwise = merge_members(averaged(losses[rank]))
-    together = averaged(torch.cat(losses))
+    pointwise = merge_members(average_of_losses(losses[rank]))
+    together = average_of_losses(torch.cat(losses))
     assert pointwise.n_samples == together.n_samples
     torch.testing.assert_close(pointwise.log_density, together.log_density, rtol=1e-5, atol=1e-6)
-    rows = gather_rows(averaged(losses[0][:2]))
-    assert torch.equal(rows.log_density, averaged(losses[0][:2]).log_density.repeat(size))
+    rows = gather_rows(average_of_losses(losses[0][:2]))
+    assert torch.equal(rows.log_density, average_of_losses(losses[0][:2]).log_density.repeat(size))
 
     scores, regression_scores = [], []
     for r in range(size):

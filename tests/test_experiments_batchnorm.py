@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,21 +13,15 @@ import torch
 from experiments import data, record
 from experiments.batchnorm import run
 from experiments.batchnorm.table import NETS, SIZED
+from tests.experiment_scripts import called
 
 HERE = Path(run.__file__).parent
-
-
-def called(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
-    """The script as from the command line."""
-    monkeypatch.setattr(sys, "argv", ["run.py", *map(str, words)])
-    with torch.random.fork_rng(devices=[]):
-        return run.main()
 
 
 def test_a_quick_run_compares_all_policies_and_is_not_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert called(monkeypatch, "--quick", "--out", tmp_path) == 0
+    assert called(run.main, monkeypatch, "--quick", "--out", tmp_path) == 0
     printed = capsys.readouterr().out
     assert all(f"| {net} | 0.5 | {words} |" in printed for net in NETS.values() for words in SIZED.values())
     paths = sorted(tmp_path.iterdir())
@@ -39,12 +32,12 @@ def test_a_quick_run_compares_all_policies_and_is_not_repeated(
         errors = {policy["policy"]: policy["mean"] for policy in found["scales"]["0.5"]["policies"]}
         assert 0 < errors["fresh"] < errors["plain"] < errors["none"]
     before = [path.stat().st_mtime_ns for path in paths]
-    assert called(monkeypatch, "--quick", "--out", tmp_path) == 0
+    assert called(run.main, monkeypatch, "--quick", "--out", tmp_path) == 0
     assert [path.stat().st_mtime_ns for path in paths] == before
     assert capsys.readouterr().out == printed
     # The full settings do not go on in the same folder; that is said before any data are looked for.
     with pytest.raises(SystemExit, match="other settings"):
-        called(monkeypatch, "--data-dir", tmp_path / "nothing", "--out", tmp_path)
+        called(run.main, monkeypatch, "--data-dir", tmp_path / "nothing", "--out", tmp_path)
 
 
 def committed() -> dict[str, object]:
@@ -67,12 +60,12 @@ def test_a_table_is_not_made_of_other_files(
     (tmp_path / "mlp-0.json").write_text(text)
     (tmp_path / "mlp-1.json").write_text(text[:1000] if change is None else json.dumps(committed() | change))
     with pytest.raises(SystemExit, match=complaint):
-        called(monkeypatch, "--table", "--out", tmp_path)
+        called(run.main, monkeypatch, "--table", "--out", tmp_path)
 
 
 def test_no_results_are_said_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit, match=r"^no results in .*; run experiments/batchnorm/run.py first$"):
-        called(monkeypatch, "--table", "--out", tmp_path)
+        called(run.main, monkeypatch, "--table", "--out", tmp_path)
 
 
 def test_rows_are_the_first_ones_from_0_to_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,6 +82,6 @@ def test_rows_are_the_first_ones_from_0_to_1(tmp_path: Path, monkeypatch: pytest
 def test_the_readme_has_the_tables_of_its_results(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert called(monkeypatch, "--table") == 0
+    assert called(run.main, monkeypatch, "--table") == 0
     printed = capsys.readouterr().out.strip()
     assert len(printed) > 5000 and printed in (HERE / "README.md").read_text(encoding="utf-8")

@@ -17,6 +17,7 @@ from experiments import record
 from experiments.bayesian_optimization import methods, run
 from experiments.bayesian_optimization.problems import PROBLEMS, quick
 from experiments.bayesian_optimization.table import tables
+from tests.experiment_scripts import called
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN = ROOT / "experiments" / "bayesian_optimization" / "run.py"
@@ -77,14 +78,12 @@ def test_the_table_is_made_of_the_files(tmp_path: Path) -> None:
 def test_a_quick_run_searches_every_problem_and_is_not_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["run.py", "--quick", "--out", str(tmp_path)])
-    with torch.random.fork_rng(devices=[]):
-        assert run.main() == 0
-        printed = capsys.readouterr().out
-        paths = [tmp_path / f"{name}_0.json" for name in sorted(PROBLEMS)]
-        assert sorted(tmp_path.iterdir()) == paths
-        before = [path.stat().st_mtime_ns for path in paths]
-        assert run.main() == 0
+    assert called(run.main, monkeypatch, "--quick", "--out", tmp_path) == 0
+    printed = capsys.readouterr().out
+    paths = [tmp_path / f"{name}_0.json" for name in sorted(PROBLEMS)]
+    assert sorted(tmp_path.iterdir()) == paths
+    before = [path.stat().st_mtime_ns for path in paths]
+    assert called(run.main, monkeypatch, "--quick", "--out", tmp_path) == 0
     assert [path.stat().st_mtime_ns for path in paths] == before
     for path in paths:
         found = record.read(path, run.KIND)

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from experiments import record
 from experiments.demo import run, table
+from tests.experiment_scripts import called
 
 HERE = Path(run.__file__).parent
 ROOT = HERE.parents[1]
-
-
-def called(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
-    """The script as from the command line."""
-    monkeypatch.setattr(sys, "argv", ["run.py", *map(str, words)])
-    with torch.random.fork_rng(devices=[]):
-        return run.main()
 
 
 def change(path: Path, **values: object) -> None:
@@ -30,7 +22,7 @@ def change(path: Path, **values: object) -> None:
 def test_a_quick_run_is_one_file_and_goes_on_with_the_seeds_that_are_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert called(monkeypatch, "--quick", "--out", tmp_path) == 0
+    assert called(run.main, monkeypatch, "--quick", "--out", tmp_path) == 0
     printed = capsys.readouterr().out
     assert "### Digits" in printed and "Seeds 0 to 1; 2 members, 3 epochs" in printed
     assert all(f"→ {method} | " in printed for method, _ in table.STEPS)
@@ -42,7 +34,7 @@ def test_a_quick_run_is_one_file_and_goes_on_with_the_seeds_that_are_missing(
     assert len(found["runs"][0]["figures"]["SWAG"]["nll"]) == 2
 
     before = path.stat().st_mtime_ns
-    assert called(monkeypatch, "--quick", "--out", tmp_path) == 0
+    assert called(run.main, monkeypatch, "--quick", "--out", tmp_path) == 0
     assert capsys.readouterr().out == printed and path.stat().st_mtime_ns == before
 
     # Stopped after the second seed: the first alone is run again, and comes before it.
@@ -54,14 +46,14 @@ def test_a_quick_run_is_one_file_and_goes_on_with_the_seeds_that_are_missing(
 
     monkeypatch.setattr(run, "one_run", again)
     change(path, runs=found["runs"][1:])
-    assert called(monkeypatch, "--quick", "--out", tmp_path) == 0
+    assert called(run.main, monkeypatch, "--quick", "--out", tmp_path) == 0
     assert asked == [0] and record.read(path, run.KIND)["runs"] == found["runs"]
 
     change(path, runs=found["runs"][1:], environment=found["environment"] | {"versions": {"torch": "1.0"}})
     with pytest.raises(SystemExit, match=r"was made with torch 1\.0; this is python"):
-        called(monkeypatch, "--quick", "--out", tmp_path)
+        called(run.main, monkeypatch, "--quick", "--out", tmp_path)
     with pytest.raises(SystemExit, match="other settings"):
-        called(monkeypatch, "--out", tmp_path)
+        called(run.main, monkeypatch, "--out", tmp_path)
     assert asked == [0]
 
 
@@ -69,18 +61,18 @@ def test_what_cannot_be_run_is_said_in_a_line(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("SWAG_DATA", str(tmp_path / "nothing"))
     fashion = ("--out", tmp_path, "--data", "fashion-mnist")
     with pytest.raises(SystemExit, match=f"no data folder at {tmp_path / 'nothing'}"):
-        called(monkeypatch, *fashion)
+        called(run.main, monkeypatch, *fashion)
     with pytest.raises(SystemExit, match=r"no fashion_mnist/labels\.npz in"):
-        called(monkeypatch, *fashion, "--data-dir", tmp_path)
+        called(run.main, monkeypatch, *fashion, "--data-dir", tmp_path)
     with pytest.raises(SystemExit, match="--subset: got 1;"):
-        called(monkeypatch, *fashion, "--data-dir", tmp_path, "--subset", 1)
+        called(run.main, monkeypatch, *fashion, "--data-dir", tmp_path, "--subset", 1)
     with pytest.raises(SystemExit, match="--subset: only for"):
-        called(monkeypatch, "--out", tmp_path, "--subset", 500)
+        called(run.main, monkeypatch, "--out", tmp_path, "--subset", 500)
     with pytest.raises(SystemExit, match=r"^no results in .*; run experiments/demo/run.py first$"):
-        called(monkeypatch, "--table", "--out", tmp_path)
+        called(run.main, monkeypatch, "--table", "--out", tmp_path)
     (tmp_path / "digits.json").write_text("{")
     with pytest.raises(SystemExit, match="is not JSON"):
-        called(monkeypatch, "--table", "--out", tmp_path)
+        called(run.main, monkeypatch, "--table", "--out", tmp_path)
 
 
 def test_seeds_with_gaps_are_named_one_by_one() -> None:
@@ -95,7 +87,7 @@ def test_seeds_with_gaps_are_named_one_by_one() -> None:
 def test_the_readmes_have_the_tables_of_the_results(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert called(monkeypatch, "--table") == 0
+    assert called(run.main, monkeypatch, "--table") == 0
     printed = capsys.readouterr().out
     readme = (HERE / "README.md").read_text(encoding="utf-8")
     for name, title in table.TITLES.items():

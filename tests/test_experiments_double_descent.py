@@ -15,6 +15,7 @@ from experiments import record
 from experiments.double_descent import rows, run, table
 from experiments.double_descent.network import Net, Stack, stack_loss
 from experiments.double_descent.study import KIND
+from tests.experiment_scripts import called
 
 HERE = Path(run.__file__).parent
 
@@ -110,10 +111,10 @@ def test_a_run_writes_what_it_found_and_is_not_repeated(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    words = ["run.py", "--quick", "--families", family, "--widths", *widths, "--out", str(tmp_path)]
-    monkeypatch.setattr(sys, "argv", words)
-    with torch.random.fork_rng(devices=[]):
-        assert run.main() == 0
+    assert (
+        called(run.main, monkeypatch, "--quick", "--families", family, "--widths", *widths, "--out", tmp_path)
+        == 0
+    )
     printed = capsys.readouterr().out
     paths = sorted(tmp_path.iterdir())
     assert [path.name for path in paths] == [f"{family}-0{width}.json" for width in widths]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from experiments import record
 from experiments.language_model import run, table, text
 from experiments.language_model.network import LanguageModel, word_losses
 from experiments.language_model.study import KIND
+from tests.experiment_scripts import called
 
 HERE = Path(run.__file__).parent
 
@@ -92,9 +92,7 @@ def test_a_verdict_goes_by_intervals_on_one_side_of_one() -> None:
 def test_a_run_writes_what_it_found_and_is_not_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["run.py", "--quick", "--out", str(tmp_path)])
-    with torch.random.fork_rng(devices=[]):
-        assert run.main() == 0
+    assert called(run.main, monkeypatch, "--quick", "--out", tmp_path) == 0
     printed = capsys.readouterr().out
     paths = sorted(tmp_path.iterdir())
     assert [path.name for path in paths] == ["adam-0.json", "adam-1.json", "sgd-0.json", "sgd-1.json"]

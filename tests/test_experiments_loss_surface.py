@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,22 +11,16 @@ import torch
 from experiments import record
 from experiments.loss_surface import run
 from swag.geometry import PlaneValues, Profile
+from tests.experiment_scripts import called
 
 HERE = Path(run.__file__).parent
-
-
-def called(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
-    """The script as from the command line."""
-    monkeypatch.setattr(sys, "argv", ["run.py", *map(str, words)])
-    with torch.random.fork_rng(devices=[]):
-        return run.main()
 
 
 @pytest.mark.slow
 def test_a_quick_run_makes_planes_lines_and_points_and_is_not_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert called(monkeypatch, "--quick", "--out", tmp_path) == 0
+    assert called(run.main, monkeypatch, "--quick", "--out", tmp_path) == 0
     printed = capsys.readouterr().out
     summary = record.read(tmp_path / "summary.json", run.KIND)
     points = ["start", "SGD", "SWA", "snapshot 3", "average of 3", "net B"]
@@ -50,11 +43,11 @@ def test_a_quick_run_makes_planes_lines_and_points_and_is_not_repeated(
     # What is there is read, not made: no seconds are added to any part.
     kept = [*tmp_path.glob("*.json"), *tmp_path.glob("weights/*")]
     before = {path: path.stat().st_mtime_ns for path in kept}
-    assert called(monkeypatch, "--quick", "--out", tmp_path) == 0
+    assert called(run.main, monkeypatch, "--quick", "--out", tmp_path) == 0
     assert {path: path.stat().st_mtime_ns for path in kept} == before and len(kept) == 10
     assert capsys.readouterr().out == printed
     with pytest.raises(SystemExit, match="other settings"):
-        called(monkeypatch, "--data-dir", tmp_path / "nothing", "--out", tmp_path)
+        called(run.main, monkeypatch, "--data-dir", tmp_path / "nothing", "--out", tmp_path)
 
 
 def test_planes_without_their_weights_are_not_gone_on_with(
@@ -62,18 +55,18 @@ def test_planes_without_their_weights_are_not_gone_on_with(
 ) -> None:
     (tmp_path / "plane_swa.npz").touch()
     with pytest.raises(SystemExit, match="has planes but not the weights they go through"):
-        called(monkeypatch, "--quick", "--out", tmp_path)
+        called(run.main, monkeypatch, "--quick", "--out", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["plane_swa.npz"]
 
 
 def test_no_results_are_said_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit, match=r"^no results in .*; run experiments/loss_surface/run.py first$"):
-        called(monkeypatch, "--table", "--out", tmp_path)
+        called(run.main, monkeypatch, "--table", "--out", tmp_path)
 
 
 def test_the_readme_has_the_tables_of_its_results(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert called(monkeypatch, "--table") == 0
+    assert called(run.main, monkeypatch, "--table") == 0
     readme = (HERE / "README.md").read_text(encoding="utf-8")
     assert readme.split("<!-- results -->\n")[1].split("<!-- end -->")[0] == capsys.readouterr().out

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from experiments import record
 from experiments.low_precision import run
 from experiments.low_precision.table import ORDER
+from tests.experiment_scripts import called
 
 HERE = Path(run.__file__).parent
-
-
-def called(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
-    """The script as from the command line."""
-    monkeypatch.setattr(sys, "argv", ["run.py", *map(str, words)])
-    with torch.random.fork_rng(devices=[]):
-        return run.main()
 
 
 def test_a_quick_run_measures_all_methods_and_is_not_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert called(monkeypatch, "--quick", "--out", tmp_path) == 0
+    assert called(run.main, monkeypatch, "--quick", "--out", tmp_path) == 0
     printed = capsys.readouterr().out
     paths = sorted(tmp_path.iterdir())
     assert [path.name for path in paths] == ["run-digits-0.json", "words-digits-4-0.json"]
@@ -34,7 +26,7 @@ def test_a_quick_run_measures_all_methods_and_is_not_repeated(
     assert all(f"| {method} | {error:.2f} |" in printed for method, error in errors.items())
     assert set(record.read(paths[1], run.KIND)["errors"]) == {"SGD-LP", "SWALP"}
     before = [path.stat().st_mtime_ns for path in paths]
-    assert called(monkeypatch, "--quick", "--out", tmp_path) == 0
+    assert called(run.main, monkeypatch, "--quick", "--out", tmp_path) == 0
     assert [path.stat().st_mtime_ns for path in paths] == before
     assert capsys.readouterr().out == printed
 
@@ -42,6 +34,6 @@ def test_a_quick_run_measures_all_methods_and_is_not_repeated(
 def test_the_readme_has_the_tables_of_its_results(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert called(monkeypatch, "--table") == 0
+    assert called(run.main, monkeypatch, "--table") == 0
     printed = capsys.readouterr().out.strip()
     assert len(printed) > 1000 and printed in (HERE / "README.md").read_text(encoding="utf-8")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 from experiments import record
 from experiments.semi_supervised import domains, run, settings, study, table
 from swag.training.semi_supervised import UNLABELLED
+from tests.experiment_scripts import called
 
 HERE = Path(run.__file__).parent
 
@@ -88,10 +88,8 @@ def test_the_readme_has_the_table_of_the_results() -> None:
 def test_a_run_writes_what_it_found_and_is_not_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["run.py", "--quick", "--settings", "mnist-target", "cifar-4000", "--out", str(tmp_path)]
-    monkeypatch.setattr(sys, "argv", [*words, "--methods", "supervised", "teacher"])
-    with torch.random.fork_rng(devices=[]):
-        assert run.main() == 0
+    words = ["--quick", "--settings", "mnist-target", "cifar-4000", "--out", tmp_path]
+    assert called(run.main, monkeypatch, *words, "--methods", "supervised", "teacher") == 0
     printed = capsys.readouterr().out
     names = {
         f"{name}-{method}-{what}.json"

@@ -20,6 +20,7 @@ from experiments.swa.networks import NETWORKS, seeded
 from experiments.swa.recipes import ON_CPU, ON_CUDA, RECIPES, Recipe, Search, quick
 from experiments.swa.study import KIND, Study
 from experiments.swa.table import tables
+from tests.experiment_scripts import called
 
 
 @pytest.mark.parametrize(
@@ -82,9 +83,7 @@ def tiny() -> tuple[Recipe, Split]:
 def test_a_quick_run_scores_every_method_and_is_not_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["run.py", "--quick", "--out", str(tmp_path)])
-    with torch.random.fork_rng(devices=[]):
-        assert run.main() == 0
+    assert called(run.main, monkeypatch, "--quick", "--out", tmp_path) == 0
     paths = sorted(tmp_path.iterdir())
     assert [path.name for path in paths] == [
         "fashion-adam-0.json",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from fractions import Fraction
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import nn
 from experiments.swap import recipes, run, study, table
 from experiments.swap.images import Moved, Rows, split
 from swag.training import Epoch
+from tests.experiment_scripts import called
 
 
 @pytest.mark.parametrize(
@@ -108,10 +108,7 @@ def test_ratios_are_taken_seed_by_seed() -> None:
 def test_a_run_writes_what_it_found_and_is_not_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["run.py", "--quick", "--recipes", "fashion", "--out", str(tmp_path)]
-    monkeypatch.setattr(sys, "argv", words)
-    with torch.random.fork_rng(devices=[]):
-        assert run.main() == 0
+    assert called(run.main, monkeypatch, "--quick", "--recipes", "fashion", "--out", tmp_path) == 0
     printed = capsys.readouterr().out
     assert {path.name for path in tmp_path.iterdir()} == {f"fashion-{m}-0.json" for m in study.METHODS}
     found = json.loads((tmp_path / "fashion-swap-0.json").read_text())

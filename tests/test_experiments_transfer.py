@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ import torch
 from experiments import record
 from experiments.transfer import images, run, study, table
 from experiments.transfer.network import convnet, with_new_head
+from tests.experiment_scripts import called
 
 HERE = Path(run.__file__).parent
 
@@ -71,9 +71,7 @@ def test_a_verdict_goes_by_intervals_on_one_side_of_zero() -> None:
 def test_a_run_writes_what_it_found_and_is_not_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["run.py", "--quick", "--out", str(tmp_path)])
-    with torch.random.fork_rng(devices=[]):
-        assert run.main() == 0
+    assert called(run.main, monkeypatch, "--quick", "--out", tmp_path) == 0
     printed = capsys.readouterr().out
     paths = sorted(tmp_path.iterdir())
     assert [path.name for path in paths] == ["digits-to-negatives-0.json", "digits-to-negatives-1.json"]

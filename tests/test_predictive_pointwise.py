@@ -16,24 +16,18 @@ from torch.nn import functional as F
 import swag
 from swag.predictive import Pointwise, PointwiseAccumulator, PointwisePredictive, Predictive
 from tests.cases import walk
+from tests.losses import average_of_losses
 
 
 def seeded(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def averaged(losses: Tensor) -> PointwisePredictive:
-    accumulator = Pointwise().accumulator()
-    for row in losses:
-        accumulator.update(row)
-    return accumulator.compute()
-
-
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("offset", [0.0, 2_000.0], ids=["usual", "far below what exp can give"])
 def test_the_mean_of_densities(dtype: torch.dtype, offset: float) -> None:
     losses = (seeded(7, 50).abs() * 3 + offset).to(dtype)
-    found = averaged(losses)
+    found = average_of_losses(losses)
     exact = losses.double().numpy()
     expected = logsumexp(-exact, axis=0) - math.log(7)
     # What the dtype kept of numbers as large as these, a few times over.
@@ -58,18 +52,18 @@ def test_its_monte_carlo_error_is_that_of_repeated_ensembles() -> None:
     """S members a thousand times: the spread of log p̄ is the error that one of them tells."""
     s, repeats = 50, 1_000
     losses = 0.3 * seeded(repeats, s, 4)
-    means = torch.stack([averaged(one).log_density for one in losses])
-    told = torch.tensor([averaged(one).monte_carlo_error for one in losses], dtype=torch.float64)
+    means = torch.stack([average_of_losses(one).log_density for one in losses])
+    told = torch.tensor([average_of_losses(one).monte_carlo_error for one in losses], dtype=torch.float64)
     seen = float(means.std(0).mean())
     # A deviation of 4 columns of a thousand is known to 1/√(2·4·1000) of itself, 1.1 %; five times that, and
     # what the logarithm bends: 1/(2S).
     assert float(told.mean()) == pytest.approx(seen, rel=5 * 0.011 + 1 / (2 * s))
-    assert math.isnan(averaged(losses[0, :1]).monte_carlo_error)
+    assert math.isnan(average_of_losses(losses[0, :1]).monte_carlo_error)
 
 
 def test_impossible_targets() -> None:
     losses = torch.tensor([[math.inf, math.inf, 1.0], [math.inf, 0.0, 1.0]])
-    found = averaged(losses)
+    found = average_of_losses(losses)
     assert found.log_density.tolist() == pytest.approx([-math.inf, math.log(0.5), -1.0])
     assert found.relative_variance.tolist() == pytest.approx([0.0, 1.0, 0.0], abs=1e-6)
     assert found.nll == math.inf
@@ -77,8 +71,10 @@ def test_impossible_targets() -> None:
 
 def test_parts_and_devices() -> None:
     losses = seeded(3, 10).abs()
-    whole = averaged(losses)
-    joined = PointwisePredictive.concatenate([averaged(losses[:, :4]), averaged(losses[:, 4:])])
+    whole = average_of_losses(losses)
+    joined = PointwisePredictive.concatenate(
+        [average_of_losses(losses[:, :4]), average_of_losses(losses[:, 4:])]
+    )
     assert torch.equal(joined.log_density, whole.log_density)
     assert torch.equal(joined.relative_variance, whole.relative_variance)
     assert whole.to("meta").log_density.device.type == "meta"
@@ -89,12 +85,15 @@ def test_parts_and_devices() -> None:
 def test_members_of_two() -> None:
     losses = seeded(7, 10).abs()
     losses[:, 3] = math.inf
-    whole, merged = averaged(losses), averaged(losses[:3]).merge(averaged(losses[3:]))
+    whole, merged = (
+        average_of_losses(losses),
+        average_of_losses(losses[:3]).merge(average_of_losses(losses[3:])),
+    )
     torch.testing.assert_close(merged.log_density, whole.log_density, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(merged.relative_variance, whole.relative_variance, rtol=1e-9, atol=1e-12)
     assert merged.n_samples == 7
     with pytest.raises(swag.InputError, match="other: has 2 rows, this 10; both need the same targets"):
-        whole.merge(averaged(losses[:, :2]))
+        whole.merge(average_of_losses(losses[:, :2]))
 
 
 @pytest.mark.parametrize(
@@ -126,7 +125,7 @@ def test_other_bad_input() -> None:
         refused.compute()
     with pytest.raises(swag.InputError, match="keep_members: Pointwise keeps no members"):
         Pointwise().accumulator(keep_members=True)
-    one, two = averaged(torch.ones(1, 3)), averaged(torch.ones(2, 3))
+    one, two = average_of_losses(torch.ones(1, 3)), average_of_losses(torch.ones(2, 3))
     for parts, said in (([one, two], r"of \[1, 2\] members"), ([], r"of \[\] members")):
         with pytest.raises(swag.InputError, match=said):
             PointwisePredictive.concatenate(parts)

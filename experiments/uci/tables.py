@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -132,8 +131,7 @@ def _facts(content: dict[str, Any], scores: Scores) -> str:
 
 def spread(values: Sequence[float]) -> str:
     """mean ± sample standard deviation."""
-    mean, sd = record.mean_and_spread(values)
-    return minus(f"{mean:.3f}" if math.isnan(sd) else f"{mean:.3f} ± {sd:.3f}")
+    return minus(record.spread(values, 3))
 
 
 def minus(text: str) -> str:

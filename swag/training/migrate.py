@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -75,13 +75,7 @@ def from_averaged_model(
         for name, value in averaged.items()
         if isinstance(value, Tensor)
     }
-    theta = _vector(
-        average.layout,
-        # The second: DDP inside.
-        lambda name: found.get(name, found.get(_PREFIX + name)),
-        "averaged",
-        average.layout.statistics_dtype,
-    )
+    theta = _vector(average.layout, found, "", "averaged", average.layout.statistics_dtype)
     average._mean.put(theta, n)
     return average
 
@@ -183,11 +177,12 @@ def _swa_gaussian_tensors(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], 
 
 def _moments(found: Mapping[str, Tensor], layout: Layout, n: int) -> tuple[Tensor, Tensor]:
     """Mean and variance (D,) in float64, the latter not below 0; tells where rounding has eaten it."""
-    mean = _vector(layout, lambda name: _beside(found, f"{name}_mean"), "state", torch.float64)
-    square = _vector(layout, lambda name: _beside(found, f"{name}_sq_mean"), "state", torch.float64)
+    mean = _vector(layout, found, "_mean", "state", torch.float64)
+    square = _vector(layout, found, "_sq_mean", "state", torch.float64)
     variance = square - mean.square()
     # n steps of a running mean, each rounded, leave an error of about √n·eps·θ²/2 (standard deviation).
-    eps = max(torch.finfo(_beside(found, f"{e.name}_sq_mean").dtype).eps for e in layout.entries)
+    squares = [_beside(found, f"{entry.name}_sq_mean", entry.shape, "state") for entry in layout.entries]
+    eps = max(torch.finfo(part.dtype).eps for part in squares)
     rounding = 0.5 * n**0.5 * eps * square
     if bool((variance < -4 * n * eps * square.abs()).any()):  # more than n roundings of one sign
         raise InputError("state: a mean of squares is less than the square of the mean; it is damaged")
@@ -202,46 +197,43 @@ def _moments(found: Mapping[str, Tensor], layout: Layout, n: int) -> tuple[Tenso
     return mean, variance.clamp(min=0)
 
 
-def _beside(found: Mapping[str, Tensor], name: str) -> Tensor:
-    """The tensor of that name, also where the network inside is in a DataParallel."""
+def _beside(found: Mapping[str, Tensor], name: str, shape: tuple[int, ...] | None, argument: str) -> Tensor:
+    """The tensor of that name, also where the network inside is in a DDP or DataParallel.
+
+    Raises:
+        InputError: it is missing, or has another shape than the one that is wanted.
+    """
     value = found.get(name, found.get(_PREFIX + name))
-    if value is None:
-        raise InputError(f"state: '{name}' is missing; pass a model of the same architecture")
+    if value is None or (shape is not None and tuple(value.shape) != shape):
+        came = "is missing" if value is None else f"has shape {tuple(value.shape)}"
+        wanted = "" if shape is None else f", expected {shape}"
+        raise InputError(f"{argument}: '{name}' {came}{wanted}: pass a model of the same architecture")
     return value
 
 
 def _rows_of(found: Mapping[str, Tensor], layout: Layout) -> Tensor | None:
     """The deviations (k, D) in such a state, oldest first; None where it has none."""
+    names = [f"{entry.name}_cov_mat_sqrt" for entry in layout.entries]
     if not any(name.endswith("_cov_mat_sqrt") for name in found):
         return None
-    parts = [_beside(found, f"{entry.name}_cov_mat_sqrt") for entry in layout.entries]
-    k = parts[0].shape[0] if parts[0].ndim else 0
+    first = _beside(found, names[0], None, "state")
+    k = first.shape[0] if first.ndim else 0
     rows = torch.empty(k, layout.size, dtype=layout.statistics_dtype, device="cpu")
-    for entry, part in zip(layout.entries, parts, strict=True):
-        if tuple(part.shape) != (k, entry.stop - entry.start):
-            raise InputError(
-                f"state: '{entry.name}_cov_mat_sqrt' has shape {tuple(part.shape)}, expected "
-                f"{(k, entry.stop - entry.start)}: pass a model of the same architecture"
-            )
-        rows[:, entry.start : entry.stop] = part
+    for entry, name in zip(layout.entries, names, strict=True):
+        rows[:, entry.start : entry.stop] = _beside(found, name, (k, entry.stop - entry.start), "state")
     return rows
 
 
 def _vector(
-    layout: Layout, find: Callable[[str], Tensor | None], argument: str, dtype: torch.dtype
+    layout: Layout, found: Mapping[str, Tensor], suffix: str, argument: str, dtype: torch.dtype
 ) -> Tensor:
-    """θ (D,) of the tensors that `find` gives by the parameters' names."""
+    """θ (D,) of the tensors that have the parameters' names, with a suffix."""
     theta = torch.empty(layout.size, dtype=dtype, device="cpu")
     for entry in layout.entries:
-        value = find(entry.name)
-        if value is None or tuple(value.shape) != entry.shape:
-            came = "is missing" if value is None else f"has shape {tuple(value.shape)}"
-            raise InputError(
-                f"{argument}: '{entry.name}' {came}, expected {entry.shape}: pass a model of the same "
-                "architecture"
-            )
+        name = entry.name + suffix
+        value = _beside(found, name, entry.shape, argument)
         if not bool(value.isfinite().all()):
-            raise InputError(f"{argument}: '{entry.name}' holds NaN or infinite values")
+            raise InputError(f"{argument}: '{name}' holds NaN or infinite values")
         theta[entry.start : entry.stop].view(entry.shape).copy_(value)
     return theta
 

@@ -14,7 +14,7 @@ from swag.schedules import cosine
 from swag.training.callbacks import Callback
 from swag.training.objective import Loss, Target
 from swag.training.random_states import lent_to
-from swag.training.swap_checkpoints import SwapFiles, settings_of_phase
+from swag.training.swap_checkpoints import SwapFiles
 from swag.training.swap_phases import SmallBatch
 from swag.training.swap_rows import ALONE, Counted, MakeLoader, seed_for, small_batches
 from swag.training.trainer import train
@@ -23,10 +23,7 @@ from swag.training.trainer import train
 @final
 @dataclass(frozen=True)
 class Alone:
-    """What every worker does in phase 2, from its number on; the arguments are `swap`'s.
-
-    `optimizer` is the phase's in words, which tell one run's files from another's.
-    """
+    """What every worker does in phase 2, from its number on; the arguments are `swap`'s."""
 
     phase: SmallBatch
     loss: Loss
@@ -38,7 +35,6 @@ class Alone:
     forward: Forward | None
     target: Target | None
     files: SwapFiles
-    optimizer: str
 
     def run(self, model: nn.Module, dataset: Any, rows: int, worker: int) -> list[dict[str, Any]]:
         """Trains the model in place; returns `train`'s history.
@@ -50,7 +46,6 @@ class Alone:
         if not phase.epochs:
             return []
         batches = small_batches(rows, phase.size, seed)
-        told = settings_of_phase(phase, self.optimizer)
         with lent_to(seed, device_of(model)):
             return train(
                 model,
@@ -64,7 +59,7 @@ class Alone:
                 autocast=self.autocast,
                 clip_norm=self.clip_norm,
                 callbacks=self.callbacks,
-                checkpoint=self.files.small(worker, model, [*told.items()]),
+                checkpoint=self.files.small(worker, model),
                 forward=self.forward,
                 target=self.target,
             ).history

@@ -38,19 +38,24 @@ class SwapFiles:
         folder: made where missing, by `resume_`; None to write nothing.
         workers: who they are; each process writes the files of its own.
         settings: what a run must share with the one it resumes.
+        small: what phase 2 is told; other settings begin it anew.
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str] | None, workers: Workers, settings: Mapping[str, Any]
+        self,
+        folder: str | os.PathLike[str] | None,
+        workers: Workers,
+        settings: Mapping[str, Any],
+        small: Mapping[str, Any],
     ) -> None:
         self._folder = None if folder is None else Path(folder)
-        self._workers, self._settings = workers, dict(settings)
+        self._workers, self._settings, self._small = workers, dict(settings), dict(small)
 
-    def small(self, worker: int, start: nn.Module, settings: Sequence[object]) -> Path | None:
-        """Where `train` keeps a worker's phase 2, which begins with `start` and has these settings."""
+    def small(self, worker: int, start: nn.Module) -> Path | None:
+        """Where `train` keeps a worker's phase 2, which begins with `start`."""
         if self._folder is None:
             return None
-        began = _digest(model_state(start), [*self._settings.items(), *settings])
+        began = _digest(model_state(start), [self._settings, self._small])
         return self._folder / f"worker-{worker}-small-{began[:8]}.pt"
 
     def resume_(

@@ -179,26 +179,15 @@ def swap(
             "clip_norm": clip_norm,
             "autocast": None if autocast is None else str(autocast),
         }
-        told = settings_of_phase(large, optimizers[0])
-        files = SwapFiles(checkpoint_folder, team, settings | {f"large {key}": v for key, v in told.items()})
+        told = [settings_of_phase(p, text) for p, text in zip((large, small), optimizers, strict=True)]
+        settings |= {f"large {key}": value for key, value in told[0].items()}
+        files = SwapFiles(checkpoint_folder, team, settings, told[1])
         together = Together(large, objective, n_right, team, seed, clip_norm, callbacks, files)
         replicas, history = together.run(model, dataset, rows, make_loader)
         model.zero_grad(set_to_none=True)
         large_seconds = _now(place) - started
 
-        alone = Alone(
-            small,
-            loss,
-            seed,
-            make_loader,
-            autocast,
-            clip_norm,
-            callbacks,
-            forward,
-            target,
-            files,
-            optimizers[1],
-        )
+        alone = Alone(small, loss, seed, make_loader, autocast, clip_norm, callbacks, forward, target, files)
         theta, losses, spent = [], [], []
         for worker, replica in zip(team.mine, replicas, strict=True):
             own = copy.deepcopy(replica)  # until here they had one set of parameters
