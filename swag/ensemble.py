@@ -59,8 +59,8 @@ class Ensemble:
             float32. `autocast_error` says what it costs.
         strategy: how members are run: `Loop()`, `Vmapped(chunk)` or `Compiled()`; by default a fixed rule
             from device and model. `tune` measures them.
-        tolerance: with n_samples="auto", the Monte-Carlo error wanted: the standard error of the mean
-            probability, largest over classes, mean over rows (`predictive.monte_carlo_error`).
+        tolerance: with n_samples="auto", the Monte-Carlo error wanted (`predictive.monte_carlo_error`): for
+            classes the standard error of the mean probability, largest over classes, mean over rows.
         max_samples: with n_samples="auto", the most members.
         memory_budget: bytes for the members' weights; None keeps all. Where they take more, as many as fit
             are drawn at a time, again for every pass (so the posterior must not change), and exact batch
@@ -181,7 +181,8 @@ class Ensemble:
         """The predictive for one batch: x, or whatever `forward` takes.
 
         Returns:
-            A `CategoricalPredictive`, or a `GaussianPredictive` for the Gaussian likelihoods.
+            A `CategoricalPredictive`, or what the likelihood makes: a `GaussianPredictive`, a
+            `PointwisePredictive`.
         """
         with self._turn:
             self._grow(batch)

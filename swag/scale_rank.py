@@ -109,7 +109,7 @@ def tune(
         seed: of the draws.
         likelihood: as for `Ensemble`.
         forward: as for `Ensemble`.
-        labels: labels(batch) (N,); by default the batch's second element.
+        labels: labels(batch) (N,), for `Pointwise` of any shape; by default the batch's second element.
 
     Raises:
         InputError: another kind of posterior, settings that cannot be used, no batch, labels that do not fit.
@@ -139,7 +139,8 @@ def tune(
     batches = list(val_loader)
     if not batches:
         raise InputError("val_loader: gave no batch; pass a loader with at least one batch")
-    y = torch.cat([_labels(labels(batch)) for batch in batches])
+    for batch in batches:
+        _labels(labels(batch))  # before anything is tried
     bn_batches = list(bn_loader) if isinstance(bn_loader, Iterator) else bn_loader
     losses: dict[tuple[float, int], Tensor] = {}
     grid = [(scale, rank) for rank in tried_ranks for scale in tried]
@@ -165,7 +166,7 @@ def tune(
     edges = tuple(_edges(best, tried, tried_ranks, own_rank))
     for text in edges:
         _log.info("%s", text)
-    curve = tuple(_point(setting, losses[setting], losses[best], len(y)) for setting in grid)
+    curve = tuple(_point(setting, losses[setting], losses[best]) for setting in grid)
     return Tuned(_chosen(posterior, components, best), *best, curve, edges)
 
 
@@ -248,8 +249,8 @@ def _mean(losses: Tensor) -> float:
     return math.inf if math.isnan(value) else value
 
 
-def _point(setting: tuple[float, int], losses: Tensor, best: Tensor, n: int) -> Point:
-    difference = losses - best
+def _point(setting: tuple[float, int], losses: Tensor, best: Tensor) -> Point:
+    difference, n = losses - best, len(losses)
     error = float(difference.std()) / math.sqrt(n) if n > 1 else math.nan
     return Point(*setting, float(losses.mean()), float(difference.mean()), error)
 

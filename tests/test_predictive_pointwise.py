@@ -48,6 +48,14 @@ def test_the_mean_of_densities(dtype: torch.dtype, offset: float) -> None:
     assert isinstance(found, Predictive)
 
 
+@pytest.mark.parametrize("nats", [5.0, 3_000.0])
+def test_members_that_agree_have_no_error(nats: float) -> None:
+    losses = (nats * (0.5 + seeded(200).abs())).float().expand(30, -1)
+    found = average_of_losses(losses)
+    assert found.monte_carlo_error == 0 and torch.equal(found.log_density, -losses[0])
+    assert found.perplexity == (math.inf if nats > 709 else pytest.approx(math.exp(found.nll)))
+
+
 def test_its_monte_carlo_error_is_that_of_repeated_ensembles() -> None:
     """S members a thousand times: the spread of log p̄ is the error that one of them tells."""
     s, repeats = 50, 1_000
@@ -180,6 +188,22 @@ def test_as_many_members_as_it_takes() -> None:
     assert 1 < few.n_samples < many.n_samples
     # How many are needed is judged by the first few, whose spread is known to some 25 %.
     assert many.monte_carlo_error <= 1.25 * 0.02
+
+
+def test_tuning_by_windows_of_targets() -> None:
+    """A batch's labels may have any shape; the error counts losses, not windows."""
+    model, gaussian = posterior()
+    windows = [(X[:24].view(6, 4, 6), Y[:24].view(6, 4)), (X[24:].view(2, 8, 6), Y[24:].view(2, 8))]
+
+    def losses(net: nn.Module, batch: Any) -> Tensor:
+        return losses_of(net, (batch[0].flatten(0, 1), batch[1].flatten()))
+
+    given: dict[str, Any] = {"n_samples": 5, "batchnorm": swag.KeepBatchNorm(), "scales": [0.25, 1.0]}
+    rows = swag.tune(gaussian, model, ROWS, **given, likelihood=Pointwise(), forward=losses_of)
+    found = swag.tune(gaussian, model, windows, **given, likelihood=Pointwise(), forward=losses)
+    assert [p.nll for p in found.curve] == pytest.approx([p.nll for p in rows.curve], rel=1e-5)
+    errors = [p.behind_error for p in rows.curve]
+    assert [p.behind_error for p in found.curve] == pytest.approx(errors, rel=1e-4) and max(errors) > 0
 
 
 def test_tuning_sees_the_same_losses() -> None:

@@ -70,8 +70,8 @@ class PointwisePredictive:
 
     @property
     def perplexity(self) -> float:
-        """e^nll."""
-        return math.exp(self.nll)
+        """e^nll; ∞ where that is too large for a float."""
+        return float(torch.tensor(self.nll, dtype=torch.float64, device="cpu").exp())
 
     @property
     def monte_carlo_error(self) -> float:
@@ -103,14 +103,7 @@ class PointwisePredictive:
             raise InputError(
                 f"other: has {other.n_rows:,} rows, this {self.n_rows:,}; both need the same targets"
             )
-        n = self.n_samples + other.n_samples
-        sums, squares = zip(self._log_sums(), other._log_sums(), strict=True)
-        return _from_sums(torch.logaddexp(*sums), torch.logaddexp(*squares), n)
-
-    def _log_sums(self) -> tuple[Tensor, Tensor]:
-        """log Σ_s p_s and log Σ_s p_s²."""
-        log_n = math.log(self.n_samples)
-        return self.log_density + log_n, 2 * self.log_density + self.relative_variance.log1p() + log_n
+        return _merged(self, other)
 
     def to(self, device: torch.device | str) -> PointwisePredictive:
         """The same on another device."""
@@ -140,9 +133,7 @@ class PointwisePredictive:
 
 @final
 class PointwiseAccumulator:
-    """log Σ_s p_s and log Σ_s p_s², member by member: 2 N numbers, whatever S is.
-
-    By log-sum-exp: a density may underflow where its logarithm is fine.
+    """log p̄ and the relative variance, member by member: 2 N numbers, whatever S is.
 
     >>> accumulator = PointwiseAccumulator()
     >>> for density in (0.5, 0.1):
@@ -152,9 +143,7 @@ class PointwiseAccumulator:
     """
 
     def __init__(self) -> None:
-        self._log_sum: Tensor | None = None
-        self._log_squares: Tensor | None = None
-        self._n = 0
+        self._found: PointwisePredictive | None = None
 
     def update(self, outputs: Tensor) -> None:
         """Adds one member's losses −log p_s (N,), in any floating dtype; kept in float32 or better.
@@ -168,21 +157,17 @@ class PointwiseAccumulator:
                 f'{tuple(outputs.shape)}; pass a forward= that gives a loss with reduction="none", flattened'
             )
         log_density = -(outputs if outputs.dtype == torch.float64 else outputs.float())
-        if self._log_sum is not None and log_density.shape != self._log_sum.shape:
+        if self._found is not None and len(log_density) != self._found.n_rows:
             raise InputError(
-                f"outputs: {len(log_density):,} losses, other members gave {len(self._log_sum):,}; members "
+                f"outputs: {len(log_density):,} losses, other members gave {self._found.n_rows:,}; members "
                 "must see the same targets"
             )
         if not bool((log_density < math.inf).all()):
             raise InputError(
                 "outputs: a member's loss is NaN or −∞; look at the inputs, or draw with a smaller scale"
             )
-        if self._log_sum is None or self._log_squares is None:
-            self._log_sum = torch.full_like(log_density, -math.inf)
-            self._log_squares = torch.full_like(log_density, -math.inf)
-        torch.logaddexp(self._log_sum, log_density, out=self._log_sum)
-        torch.logaddexp(self._log_squares, 2 * log_density, out=self._log_squares)
-        self._n += 1
+        one = PointwisePredictive(log_density, torch.zeros_like(log_density), 1)
+        self._found = one if self._found is None else _merged(self._found, one)
 
     def compute(self) -> PointwisePredictive:
         """The predictive of the members so far.
@@ -190,15 +175,27 @@ class PointwiseAccumulator:
         Raises:
             StateError: there were none.
         """
-        if self._log_sum is None or self._log_squares is None:
+        if self._found is None:
             raise StateError("compute: no member was added yet; call update first")
-        return _from_sums(self._log_sum, self._log_squares, self._n)
+        return self._found
 
     def __repr__(self) -> str:
-        return f"PointwiseAccumulator(n={self._n})"
+        return f"PointwiseAccumulator(n={0 if self._found is None else self._found.n_samples})"
 
 
-def _from_sums(log_sum: Tensor, log_squares: Tensor, n: int) -> PointwisePredictive:
-    ratio = (log_squares - 2 * log_sum).exp() * n - 1
-    # Where all densities are 0 the difference is NaN, and there is nothing that varies.
-    return PointwisePredictive(log_sum - math.log(n), ratio.nan_to_num(0.0).clamp(min=0), n)
+def _merged(one: PointwisePredictive, other: PointwisePredictive) -> PointwisePredictive:
+    """Both sets of members, by Chan's formula for p over the larger p̄, so that nothing underflows or cancels.
+
+    p̄ = (a·p + b·q)/n,   variance = (a·var_p + b·var_q)/n + (a·b/n²)·(p − q)²
+    """
+    a, b = one.n_samples, other.n_samples
+    n = a + b
+    largest = torch.maximum(one.log_density, other.log_density)
+    largest = largest.clamp(min=torch.finfo(largest.dtype).min)  # −∞ less −∞ would be NaN
+    p, q = (one.log_density - largest).exp(), (other.log_density - largest).exp()
+    mean = (a * p + b * q) / n
+    within = (a * one.relative_variance * p.square() + b * other.relative_variance * q.square()) / n
+    variance = within + (a * b / n**2) * (p - q).square()
+    # Where all densities are 0 there is nothing that varies.
+    relative = (variance / mean.square()).nan_to_num(0.0)
+    return PointwisePredictive(largest + mean.log(), relative, n)
