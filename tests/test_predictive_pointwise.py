@@ -204,6 +204,15 @@ def test_tuning_by_windows_of_targets() -> None:
     assert [p.nll for p in found.curve] == pytest.approx([p.nll for p in rows.curve], rel=1e-5)
     errors = [p.behind_error for p in rows.curve]
     assert [p.behind_error for p in found.curve] == pytest.approx(errors, rel=1e-4) and max(errors) > 0
+    # By hand: the paired differences of 40 losses.
+    by_hand = [
+        swag.Ensemble(
+            model, gaussian.with_scale(scale), 5, batchnorm=swag.KeepBatchNorm(), seed=0,
+            likelihood=Pointwise(), forward=losses_of,
+        ).predict(ROWS).log_density.double()
+        for scale in (0.25, 1.0)
+    ]  # fmt: skip
+    assert max(errors) == pytest.approx(float((by_hand[0] - by_hand[1]).std()) / math.sqrt(40), rel=1e-3)
 
 
 def test_tuning_sees_the_same_losses() -> None:
